@@ -1,0 +1,64 @@
+# llm_batch: LLM prompts over tables through the providers' batch APIs
+
+MODULE_big = llm_batch
+OBJS = \
+	src/batch.o \
+	src/bulk.o \
+	src/call.o \
+	src/control.o \
+	src/flight.o \
+	src/guc.o \
+	src/http.o \
+	src/json.o \
+	src/launcher.o \
+	src/lifecycle.o \
+	src/llm_batch.o \
+	src/look.o \
+	src/options.o \
+	src/plan.o \
+	src/probe.o \
+	src/provider_mock.o \
+	src/provider_openai.o \
+	src/request.o \
+	src/results.o \
+	src/shmem.o \
+	src/source.o \
+	src/spool.o \
+	src/sql.o \
+	src/store_batch.o \
+	src/store_job.o \
+	src/store_result.o \
+	src/submit.o \
+	src/template.o \
+	src/turn.o \
+	src/worker.o \
+	src/writeback.o
+
+EXTENSION = llm_batch
+DATA = sql/llm_batch--1.0.sql
+PGFILEDESC = "llm_batch - LLM prompts over tables through batch APIs"
+
+PG_CPPFLAGS = $(shell pkg-config --cflags libcurl)
+SHLIB_LINK = $(shell pkg-config --libs libcurl)
+
+REGRESS        = $(patsubst test/sql/%.sql,%,$(sort $(wildcard test/sql/*.sql)))
+REGRESS_OPTS   = --inputdir=test --temp-instance=tmp_check/regress --temp-config=test/llm_batch.conf
+ISOLATION      = $(patsubst test/specs/%.spec,%,$(sort $(wildcard test/specs/*.spec)))
+ISOLATION_OPTS = --inputdir=test --outputdir=. --temp-instance=tmp_check/isolation --temp-config=test/llm_batch.conf
+TAP_TESTS      = 1
+PROVE_TESTS    = test/t/*.pl
+
+PG_CONFIG ?= pg_config
+PGXS := $(shell $(PG_CONFIG) --pgxs)
+include $(PGXS)
+
+$(OBJS): $(wildcard src/*.h)
+
+# Every warning is an error, with the compiler that CC names; nothing is kept.
+LINT = -Wall -Wextra -Werror -Wno-unused-parameter -Wno-sign-compare -Wno-missing-field-initializers
+lint:
+	@for f in $(OBJS:.o=.c); do \
+		$(CC) $(filter-out -Wno-% -Wimplicit% -Wcast-function% -Wshadow% -fexcess-precision% -ftree% -moutline%,$(CPPFLAGS)) $(LINT) \
+			-Wdeclaration-after-statement -O2 -fPIC -c $$f -o /dev/null || exit 1; \
+	done
+.PHONY: lint

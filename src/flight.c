@@ -1,0 +1,964 @@
+/*-------------------------------------------------------------------------
+ *
+ * flight.c
+ *		One batch's way: what is done in each state, and what its replies
+ *		mean.
+ *
+ * Every step commits what it is about to do before it does it, where that
+ * costs money, and what has come of it afterwards.  What a crash can leave
+ * behind is therefore one of the states in llm_batch.batch; the step of that
+ * state finds out the rest.
+ *
+ *		planned		  nothing is out: spool, upload
+ *		uploading	  a file may be out: upload anew
+ *		submitting	  a create may be out: after a restart, verifying
+ *		verifying	  listings tell: adopted, or absent and planned again
+ *		in_progress	  poll; cancel when asked for
+ *		cancelling	  poll
+ *		ended		  the provider is done: fetch
+ *		fetching	  files are read from their start, known items skipped
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "llm_batch.h"
+
+#include "common/pg_prng.h"
+#include "miscadmin.h"
+#include "utils/acl.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+#include "compat.h"
+#include "flight.h"
+#include "request.h"
+#include "turn.h"
+
+/* How far clocks may be apart when listings are read back to an intent. */
+#define CLOCK_SKEW_S	300
+/* Lines that the in-process provider answers in one step. */
+#define IN_PROCESS_LINES 500
+
+/* What a step stands on; in the current memory context. */
+typedef struct Ground
+{
+	LlmbServer *server;
+	LlmbJob    *job;
+	Oid			owner;
+	char	   *key;
+} Ground;
+
+/* ---- small things ---- */
+
+static void
+wait_ms(LlmbFlight *flight, int64 ms)
+{
+	flight->next_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), ms);
+}
+
+static int64
+back_off_ms(LlmbFlight *flight, const LlmbServer *server, int64 asked_ms)
+{
+	int64		ms;
+
+	flight->tries++;
+	ms = llmb_backoff_ms(flight->tries, server->retry_base_ms, server->retry_max_ms,
+						 pg_prng_double(&pg_global_prng_state));
+	return Max(ms, asked_ms);
+}
+
+/* A string that lives as long as the flight. */
+static char *
+keep(LlmbFlight *flight, const char *text)
+{
+	return text ? MemoryContextStrdup(flight->context, text) : NULL;
+}
+
+static int64
+epoch_ms(TimestampTz when)
+{
+	return when ? (int64) (when / 1000) +
+		((int64) (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE)) * SECS_PER_DAY * 1000 : 0;
+}
+
+/* In a turn: the one place where a batch's state changes. */
+static void
+become(LlmbFlight *flight, LlmbBatchState state)
+{
+	LlmbBatchState was = flight->row->state;
+
+	if (state != was && !llmb_batch_can_become(was, state))
+		elog(ERROR, "a batch cannot become %s from %s",
+			 llmb_batch_state_name(state), llmb_batch_state_name(was));
+	flight->row->state = state;
+	llmb_store_save_batch(flight->row, was);
+	flight->tries = state == was ? flight->tries : 0;
+}
+
+#define say(flight, kind, ...) \
+	llmb_store_event((flight)->row->job, (flight)->row->id, kind, __VA_ARGS__)
+
+/* ---- the ground ---- */
+
+/* In a turn: spending stops until somebody resumes the job. */
+static void
+pause_job(LlmbFlight *flight, const LlmbJob *job, const char *reason)
+{
+	if (strcmp(job->state, "waiting") == 0 || strcmp(job->state, "running") == 0)
+	{
+		llmb_store_job_state(job->id, "paused", reason);
+		say(flight, "paused", "%s", reason);
+	}
+	wait_ms(flight, 60000);
+}
+
+static const char *
+find_ground(LlmbFlight *flight, Ground *ground)
+{
+	const LlmbServer *server;
+	bool		missing;
+	char	   *reason;
+
+	ground->owner = get_role_oid(ground->job->owner, true);
+	if (!OidIsValid(ground->owner))
+		return psprintf("role \"%s\" does not exist any more", ground->job->owner);
+	server = ground->server = llmb_server_by_name(flight->row->server);
+	if (server == NULL)
+		return psprintf("server \"%s\" does not exist any more", flight->row->server);
+	if (server->provider == NULL)
+		return psprintf("api \"%s\" is not supported", server->api);
+	if (!server->enabled)
+		return psprintf("server \"%s\" is disabled", server->name);
+	if (llmb_foreign_server_aclcheck(server->oid, ground->owner) != ACLCHECK_OK)
+		return psprintf("role \"%s\" has lost USAGE on server \"%s\"", ground->job->owner, server->name);
+	if (!server->provider->needs_key)
+		return NULL;
+	ground->key = llmb_server_key(server, ground->owner, true, &missing, &reason);
+	return ground->key ? NULL : reason;
+}
+
+/*
+ * In a turn.  False when the step cannot be done now; then the time of the
+ * next look is set, and the job tells why.
+ */
+static bool
+stand(LlmbFlight *flight, Ground *ground, bool spending)
+{
+	const char *reason;
+
+	memset(ground, 0, sizeof(Ground));
+	ground->job = llmb_store_job(flight->row->job);
+	if (ground->job == NULL)
+		elog(ERROR, "batch " INT64_FORMAT " has no job", flight->row->id);
+	reason = find_ground(flight, ground);
+	if (reason)
+	{
+		pause_job(flight, ground->job, reason);
+		return false;
+	}
+	if (spending && strcmp(ground->job->state, "paused") == 0)
+	{
+		wait_ms(flight, 60000);
+		return false;
+	}
+	return true;
+}
+
+/* ---- calls ---- */
+
+static void
+fill_ref(const LlmbFlight *flight, const Ground *ground, LlmbBatchRef *ref)
+{
+	const LlmbBatchRow *row = flight->row;
+	const LlmbServer *server = ground->server;
+
+	memset(ref, 0, sizeof(*ref));
+	/* each create has a label of its own: a failed one must not be adopted */
+	ref->token = psprintf("%s_%d", row->token, row->creates);
+	ref->model = llmb_to_utf8(ground->job->model);
+	ref->completion_window = server->completion_window;
+	ref->organization = server->organization;
+	ref->project = server->project;
+	ref->api_version = server->api_version;
+	ref->remote_input = row->remote_input;
+	ref->remote_id = row->remote_id;
+	ref->remote_output = row->remote_output;
+	ref->remote_errors = row->remote_errors;
+	ref->part = flight->part;
+	ref->cursor = flight->cursor;
+	ref->item_count = row->item_count;
+	ref->file_bytes = row->file_bytes;
+	ref->created_ms = epoch_ms(row->submitted_at);
+	ref->cancelled_ms = epoch_ms(row->cancelled_at);
+	ref->latency_ms = server->latency_ms;
+	ref->failure_rate = server->failure_rate;
+	ref->seed = server->seed;
+}
+
+static bool
+start_call(LlmbFlight *flight, const Ground *ground, LlmbVerb verb)
+{
+	LlmbBatchRef ref;
+
+	fill_ref(flight, ground, &ref);
+	return llmb_call_start(&flight->party, ground->server, verb, &ref, ground->key, flight->spool);
+}
+
+/* A call that changes nothing here: ground, then go. */
+static void
+simple_call(LlmbFlight *flight, LlmbVerb verb, const char *doing)
+{
+	Ground		ground;
+	bool		ready;
+
+	llmb_turn_begin(doing);
+	ready = stand(flight, &ground, false);
+	llmb_turn_commit();
+	if (ready && !start_call(flight, &ground, verb))
+		elog(ERROR, "provider \"%s\" lacks a call", ground.server->api);
+}
+
+/* ---- the request file ---- */
+
+typedef struct Spooling
+{
+	LlmbFlight *flight;
+	const Ground *ground;
+	LlmbJobDef *def;
+	StringInfoData line;
+} Spooling;
+
+static bool
+spool_prompt(const LlmbPrompt *prompt, void *arg)
+{
+	Spooling   *spooling = arg;
+	LlmbFlight *flight = spooling->flight;
+	char		custom_id[80];
+
+	snprintf(custom_id, sizeof(custom_id), "%s-%d", flight->row->token, prompt->ordinal);
+	resetStringInfo(&spooling->line);
+	llmb_put_request(&spooling->line, spooling->ground->server->provider, spooling->ground->job->model,
+					 spooling->def, prompt, custom_id);
+	llmb_spool_write(flight->spool, spooling->line.data, spooling->line.len);
+	return true;
+}
+
+/* In a turn: the file of a planned batch again, after a restart. */
+static void
+spool_again(LlmbFlight *flight, const Ground *ground)
+{
+	Spooling	spooling = {flight, ground, llmb_store_job_def(flight->row->job)};
+
+	if (flight->spool)
+		return;
+	flight->spool = llmb_spool_new(flight->context);
+	initStringInfo(&spooling.line);
+	llmb_store_batch_prompts(flight->row->id, spool_prompt, &spooling);
+	flight->row->file_bytes = llmb_spool_bytes(flight->spool);
+}
+
+static void
+drop_spool(LlmbFlight *flight)
+{
+	llmb_spool_free(flight->spool);
+	flight->spool = NULL;
+}
+
+/* ---- planned, uploading, submitting ---- */
+
+/* In a turn: a batch that never reached the provider ends. */
+static void
+cancel_unsent(LlmbFlight *flight)
+{
+	LlmbDelta	delta = {.in_flight = -flight->row->item_count, .cancelled = flight->row->item_count};
+
+	llmb_call_drop(&flight->party);
+	become(flight, LLMB_CANCELLED);
+	llmb_store_count(flight->row->job, &delta);
+	say(flight, "cancelled", "cancelled before it was sent");
+	drop_spool(flight);
+}
+
+/*
+ * The intent is committed, then the create goes out.  One at a time per
+ * server and owner, so that what is looked for after a break is one batch.
+ */
+static void
+create(LlmbFlight *flight)
+{
+	Ground		ground;
+	bool		ready;
+
+	if (llmb_create_in_flight(flight))
+	{
+		wait_ms(flight, 200);
+		return;
+	}
+	llmb_turn_begin("submitting a batch");
+	ready = stand(flight, &ground, true);
+	if (ready)
+	{
+		flight->row->creates++;
+		flight->row->intent_at = GetCurrentTimestamp();
+		become(flight, LLMB_SUBMITTING);
+		flight->fresh_intent = true;
+	}
+	llmb_turn_commit();
+	if (ready && !start_call(flight, &ground, LLMB_CALL_CREATE))
+		elog(ERROR, "provider \"%s\" cannot create a batch", ground.server->api);
+}
+
+static void
+upload(LlmbFlight *flight)
+{
+	Ground		ground;
+	bool		ready;
+
+	llmb_turn_begin("preparing a request file");
+	if (flight->cancel)
+	{
+		cancel_unsent(flight);
+		llmb_turn_commit();
+		return;
+	}
+	ready = stand(flight, &ground, true);
+	if (ready && flight->row->remote_input == NULL)
+	{
+		spool_again(flight, &ground);
+		become(flight, LLMB_UPLOADING);
+	}
+	llmb_turn_commit();
+	if (ready && (flight->row->remote_input || !start_call(flight, &ground, LLMB_CALL_UPLOAD)))
+		create(flight);
+}
+
+static void
+submit_again(LlmbFlight *flight)
+{
+	if (flight->fresh_intent)
+	{
+		create(flight);
+		return;
+	}
+	llmb_turn_begin("looking for a batch");
+	become(flight, LLMB_VERIFYING);
+	say(flight, "verifying", "the worker stopped while the batch was being created: looking for it at the provider");
+	llmb_turn_commit();
+}
+
+/* ---- in progress ---- */
+
+static void
+check_timeout(LlmbFlight *flight)
+{
+	Ground		ground;
+
+	if (flight->cancel || flight->row->state != LLMB_IN_PROGRESS)
+		return;
+	llmb_turn_begin("looking after a batch");
+	if (stand(flight, &ground, false) &&
+		GetCurrentTimestamp() > TimestampTzPlusMilliseconds(flight->row->submitted_at, ground.server->batch_timeout_ms))
+	{
+		flight->row->error_code = keep(flight, llmb_code_name(LLMB_TIMEOUT));
+		become(flight, LLMB_IN_PROGRESS);
+		say(flight, "timeout", "not ended within batch_timeout: it is being cancelled, what is finished is kept");
+		llmb_flight_cancel(flight, LLMB_TIMEOUT);
+	}
+	llmb_turn_commit();
+}
+
+static void
+poll_or_cancel(LlmbFlight *flight)
+{
+	Ground		ground;
+	bool		ready;
+
+	check_timeout(flight);
+	if (!flight->cancel)
+	{
+		simple_call(flight, LLMB_CALL_POLL, "polling a batch");
+		return;
+	}
+	llmb_turn_begin("cancelling a batch");
+	ready = stand(flight, &ground, false);
+	if (ready)
+	{
+		flight->row->cancelled_at = GetCurrentTimestamp();
+		become(flight, LLMB_CANCELLING);
+		say(flight, "cancelling", "the provider was asked to cancel the batch");
+	}
+	llmb_turn_commit();
+	if (ready && !start_call(flight, &ground, LLMB_CALL_CANCEL))
+		wait_ms(flight, ground.server->poll_min_ms);
+}
+
+/* ---- fetching ---- */
+
+static void
+begin_fetching(LlmbFlight *flight)
+{
+	LlmbIntake *intake = &flight->intake;
+	MemoryContext old;
+	LlmbJob    *job;
+
+	llmb_turn_begin("beginning to fetch results");
+	if (flight->row->state == LLMB_ENDED)
+		become(flight, LLMB_FETCHING);
+	job = llmb_store_job(flight->row->job);
+	old = MemoryContextSwitchTo(flight->context);
+	memset(intake, 0, sizeof(*intake));
+	intake->batch = flight->row;
+	intake->server = llmb_server_by_name(flight->row->server);
+	intake->def = llmb_store_job_def(flight->row->job);
+	intake->owner = get_role_oid(job->owner, true);
+	intake->seen = palloc0(sizeof(bool) * Max(flight->row->item_count, 1));
+	MemoryContextSwitchTo(old);
+	if (intake->server == NULL || intake->server->provider == NULL)
+		pause_job(flight, job, psprintf("server \"%s\" does not exist any more", flight->row->server));
+	else
+	{
+		intake->free = intake->server->provider->answer != NULL;
+		intake->no_retry = strcmp(job->state, "cancelling") == 0;
+		intake->cancelled_as = LLMB_CANCELLED_ITEM;
+		if (!intake->no_retry && flight->row->error_code)
+			(void) llmb_code_parse(flight->row->error_code, &intake->cancelled_as);
+		intake->seen_count = llmb_store_seen(flight->row, intake->seen);
+	}
+	llmb_turn_commit();
+	flight->part = 0;
+}
+
+/* What became of items without a line, as the batch's end tells. */
+static void
+decide_missing(LlmbFlight *flight)
+{
+	LlmbIntake *intake = &flight->intake;
+	const char *end = flight->row->remote_end ? flight->row->remote_end : "ended";
+	LlmbCode	code = LLMB_PROVIDER_ERROR;
+
+	if (intake->seen_count == flight->row->item_count)
+		return;
+	if (strcmp(end, "failed") == 0)
+	{
+		(void) llmb_code_parse(flight->row->error_code ? flight->row->error_code : "provider_error", &code);
+		llmb_take_missing(intake, code, code == LLMB_PROVIDER_ERROR, flight->row->reason);
+	}
+	else if (strcmp(end, "expired") == 0)
+		llmb_take_missing(intake, LLMB_EXPIRED, true, "the batch expired before this item was run");
+	else if (strcmp(end, "cancelled") == 0)
+		llmb_take_missing(intake, intake->cancelled_as, intake->cancelled_as != LLMB_CANCELLED_ITEM,
+						  "the batch was cancelled before this item was run");
+	else
+		llmb_take_missing(intake, LLMB_PROVIDER_ERROR, true, "the provider's files have no line for this item");
+}
+
+/* Our own input file goes; that the provider keeps it longer is no harm. */
+static void
+finalize(LlmbFlight *flight)
+{
+	const char *end = flight->row->remote_end ? flight->row->remote_end : "ended";
+	Ground		ground = {0};
+	bool		clean;
+
+	decide_missing(flight);
+	llmb_turn_begin("finalizing a batch");
+	become(flight, strcmp(end, "failed") == 0 ? LLMB_FAILED :
+		   strcmp(end, "cancelled") == 0 ? LLMB_CANCELLED : LLMB_FINALIZED);
+	if (flight->intake.strange_lines > 0)
+		say(flight, "strange_lines", "%d lines of the result files belong to no item, or to one that had its line",
+			flight->intake.strange_lines);
+	say(flight, llmb_batch_state_name(flight->row->state), "every item of the batch is decided");
+	if (llmb_keep_prompts == LLMB_KEEP_JOB)
+		llmb_store_purge_prompts(flight->row->id);
+	ground.job = llmb_store_job(flight->row->job);
+	clean = find_ground(flight, &ground) == NULL;
+	llmb_turn_commit();
+	drop_spool(flight);
+	if (clean && flight->row->remote_input)
+		(void) start_call(flight, &ground, LLMB_CALL_DELETE_FILE);
+}
+
+/* The provider in our own process answers line by line from the request file. */
+static void
+fetch_in_process(LlmbFlight *flight)
+{
+	const LlmbProvider *provider = flight->intake.server->provider;
+	bool		begin = flight->spool == NULL || flight->part == 0;
+	StringInfoData out;
+	LlmbBatchRef ref;
+	Ground		ground;
+	bool		ready;
+	char	   *line = NULL;
+	size_t		len;
+
+	llmb_turn_begin("answering in process");
+	ready = stand(flight, &ground, false);
+	if (ready)
+		spool_again(flight, &ground);
+	llmb_turn_commit();
+	if (!ready)
+		return;
+	flight->part = 1;
+	fill_ref(flight, &ground, &ref);
+	initStringInfo(&out);
+	for (int i = 0; i < IN_PROCESS_LINES; i++)
+	{
+		line = llmb_spool_line(flight->spool, begin && i == 0, &len);
+		if (line == NULL)
+			break;
+		provider->answer_line(&ref, llmb_now_ms(), line, len, &out);
+	}
+	llmb_take_lines(&flight->intake, out.data, out.len);
+	if (line == NULL)
+		finalize(flight);
+}
+
+static void
+fetch(LlmbFlight *flight)
+{
+	const LlmbBatchRow *row = flight->row;
+
+	if (flight->intake.batch == NULL)
+		begin_fetching(flight);
+	if (flight->intake.server == NULL || flight->intake.server->provider == NULL)
+	{
+		memset(&flight->intake, 0, sizeof(LlmbIntake));
+		return;
+	}
+	if (row->remote_end && strcmp(row->remote_end, "failed") == 0)
+		finalize(flight);
+	else if (flight->intake.server->provider->answer)
+		fetch_in_process(flight);
+	else if (flight->part == 0 && row->remote_output == NULL)
+		flight->part = 1;
+	else if (flight->part == 1 && row->remote_errors == NULL)
+		flight->part = 2;
+	else if (flight->part < 2)
+		simple_call(flight, LLMB_CALL_FETCH, "fetching results");
+	else
+		finalize(flight);
+}
+
+/* ---- the step ---- */
+
+void
+llmb_flight_step(LlmbFlight *flight)
+{
+	flight->next_at = 0;
+	switch (flight->row->state)
+	{
+		case LLMB_PLANNED:
+		case LLMB_UPLOADING:
+			upload(flight);
+			break;
+		case LLMB_SUBMITTING:
+			submit_again(flight);
+			break;
+		case LLMB_VERIFYING:
+			simple_call(flight, LLMB_CALL_LIST, "looking for a batch");
+			break;
+		case LLMB_IN_PROGRESS:
+			poll_or_cancel(flight);
+			break;
+		case LLMB_CANCELLING:
+			simple_call(flight, LLMB_CALL_POLL, "polling a batch");
+			break;
+		case LLMB_ENDED:
+		case LLMB_FETCHING:
+			fetch(flight);
+			break;
+		case LLMB_FINALIZED:
+		case LLMB_FAILED:
+		case LLMB_CANCELLED:
+			break;
+	}
+}
+
+/* ---- replies ---- */
+
+/* What happened, in words that quote neither key nor prompt. */
+static char *
+in_words(const LlmbEnding *ending)
+{
+	if (ending->wire != LLMB_WIRE_OK)
+		return pstrdup(ending->error);
+	if (ending->reply.code)
+		return psprintf("HTTP %d, %s", ending->status, ending->reply.code);
+	return psprintf("HTTP %d", ending->status);
+}
+
+/* In a turn: the call comes again after a wait. */
+static void
+try_later(LlmbFlight *flight, const LlmbEnding *ending, const LlmbServer *server, const char *what)
+{
+	int64		ms = back_off_ms(flight, server, ending->reply.retry_after_ms);
+
+	say(flight, "retry", "%s did not succeed (%s), try %d; the next in %.1f s",
+		what, in_words(ending), flight->tries, ms / 1000.0);
+	wait_ms(flight, ms);
+}
+
+/* In a turn: refused as a whole; the items are decided by the coming steps. */
+static void
+fail_batch(LlmbFlight *flight, LlmbCode code, const char *why)
+{
+	flight->row->remote_end = keep(flight, "failed");
+	flight->row->error_code = keep(flight, llmb_code_name(code));
+	flight->row->reason = keep(flight, why);
+	flight->row->ended_at = GetCurrentTimestamp();
+	become(flight, LLMB_ENDED);
+	say(flight, "refused", "the provider refused the batch: %s", why);
+}
+
+/* In a turn: faults that upload and create share.  Nothing was created. */
+static void
+refused(LlmbFlight *flight, const LlmbEnding *ending, const Ground *ground, const char *what)
+{
+	switch (ending->reply.fault)
+	{
+		case LLMB_FAULT_KEY:
+		case LLMB_FAULT_QUOTA:
+			become(flight, LLMB_PLANNED);
+			pause_job(flight, ground->job,
+					  psprintf("%s: the provider refused %s (%s)",
+							   ending->reply.fault == LLMB_FAULT_KEY ? "auth" : "quota", what, in_words(ending)));
+			break;
+		case LLMB_FAULT_TOO_LARGE:
+			fail_batch(flight, LLMB_TOO_LARGE, in_words(ending));
+			break;
+		case LLMB_FAULT_GONE:
+		case LLMB_FAULT_REQUEST:
+			fail_batch(flight, LLMB_INVALID_REQUEST, in_words(ending));
+			break;
+		default:
+			try_later(flight, ending, ground->server, what);
+	}
+}
+
+static void
+upload_ended(LlmbFlight *flight, const LlmbEnding *ending, const Ground *ground)
+{
+	if (ending->wire != LLMB_WIRE_OK)
+		try_later(flight, ending, ground->server, "the upload");
+	else if (ending->reply.fault == LLMB_FAULT_NONE && ending->reply.file_id)
+	{
+		flight->row->remote_input = keep(flight, ending->reply.file_id);
+		become(flight, LLMB_PLANNED);
+		say(flight, "uploaded", "request file uploaded as %s", ending->reply.file_id);
+		drop_spool(flight);
+	}
+	else
+		refused(flight, ending, ground, "the upload");
+}
+
+/* In a turn: the batch is there, and this is its id. */
+static void
+adopt(LlmbFlight *flight, const char *id, const char *how)
+{
+	flight->row->remote_id = keep(flight, id);
+	flight->row->submitted_at = flight->row->intent_at ? flight->row->intent_at : GetCurrentTimestamp();
+	flight->listings = 0;
+	flight->cursor = NULL;
+	become(flight, LLMB_IN_PROGRESS);
+	say(flight, "submitted", "%s as %s", how, id);
+}
+
+static void
+create_ended(LlmbFlight *flight, const LlmbEnding *ending, const Ground *ground)
+{
+	if (ending->wire == LLMB_WIRE_NOT_SENT)
+		try_later(flight, ending, ground->server, "creating the batch");
+	else if (ending->wire == LLMB_WIRE_OK && ending->reply.fault == LLMB_FAULT_NONE && ending->reply.batch.id)
+		adopt(flight, ending->reply.batch.id, "the provider took the batch");
+	else if (ending->wire == LLMB_WIRE_OK && ending->status >= 400 && ending->status < 500 &&
+			 ending->status != 408 && ending->status != 409)
+		refused(flight, ending, ground, "creating the batch");
+	else
+	{
+		/* it may have been created all the same: never send it twice */
+		become(flight, LLMB_VERIFYING);
+		say(flight, "verifying", "creating the batch was not answered (%s): looking for it at the provider",
+			in_words(ending));
+		wait_ms(flight, back_off_ms(flight, ground->server, ending->reply.retry_after_ms));
+	}
+}
+
+/* In a turn: not in this listing.  Twice so, the second time late: absent. */
+static void
+not_listed(LlmbFlight *flight, const Ground *ground)
+{
+	TimestampTz certain = TimestampTzPlusMilliseconds(flight->row->intent_at,
+													  ground->server->request_timeout_ms + ground->server->settle_time_ms);
+
+	flight->cursor = NULL;
+	if (++flight->listings >= 2 && GetCurrentTimestamp() >= certain)
+	{
+		flight->listings = 0;
+		become(flight, LLMB_PLANNED);
+		say(flight, "absent", "two complete listings do not show the batch: it is sent anew");
+	}
+	else if (GetCurrentTimestamp() >= certain)
+		wait_ms(flight, ground->server->poll_min_ms);
+	else
+		flight->next_at = certain;
+}
+
+static const LlmbRemoteBatch *
+find_listed(const LlmbFlight *flight, const LlmbReply *reply, bool *past)
+{
+	char	   *label = psprintf("%s_%d", flight->row->token, flight->row->creates);
+	int64		oldest = epoch_ms(flight->row->intent_at) / 1000 - CLOCK_SKEW_S;
+
+	for (int i = 0; i < reply->listed_count; i++)
+	{
+		const LlmbRemoteBatch *listed = &reply->listed[i];
+
+		if (listed->token && strcmp(listed->token, label) == 0)
+			return listed;
+		if (listed->created_s > 0 && listed->created_s < oldest)
+			*past = true;
+	}
+	return NULL;
+}
+
+static void
+list_ended(LlmbFlight *flight, const LlmbEnding *ending, const Ground *ground)
+{
+	const LlmbRemoteBatch *found;
+	bool		past = false;
+
+	if (ending->wire != LLMB_WIRE_OK || ending->reply.fault != LLMB_FAULT_NONE)
+	{
+		flight->cursor = NULL;
+		try_later(flight, ending, ground->server, "listing batches");
+		return;
+	}
+	found = find_listed(flight, &ending->reply, &past);
+	if (found)
+		adopt(flight, found->id, "found at the provider");
+	else if (!past && ending->reply.next_cursor)
+		flight->cursor = keep(flight, ending->reply.next_cursor);
+	else
+		not_listed(flight, ground);
+}
+
+/* In a turn. */
+static void
+still_running(LlmbFlight *flight, const LlmbRemoteBatch *remote, const LlmbServer *server, int64 asked_ms)
+{
+	LlmbBatchRow *row = flight->row;
+	int64		elapsed = (GetCurrentTimestamp() - row->submitted_at) / 1000;
+	int64		ms = llmb_poll_ms(elapsed, remote->done, remote->total, server->poll_min_ms, server->poll_max_ms,
+								  pg_prng_double(&pg_global_prng_state));
+
+	flight->tries = 0;
+	wait_ms(flight, Max(ms, asked_ms));
+	/* an UPDATE per poll would bloat the table: one per twentieth will do */
+	if (remote->done >= 0 && (remote->done + Max(remote->failed, 0) - row->done - row->failed) * 20 >= row->item_count)
+	{
+		row->done = remote->done;
+		row->failed = Max(remote->failed, 0);
+		become(flight, row->state);
+	}
+}
+
+/* In a turn: the provider has ended. */
+static void
+has_ended(LlmbFlight *flight, const LlmbRemoteBatch *remote)
+{
+	LlmbBatchRow *row = flight->row;
+	const char *end = remote->state == LLMB_REMOTE_EXPIRED ? "expired" :
+		remote->state == LLMB_REMOTE_CANCELLED ? "cancelled" : "ended";
+
+	row->remote_output = keep(flight, remote->output);
+	row->remote_errors = keep(flight, remote->errors);
+	row->remote_end = keep(flight, end);
+	row->ended_at = GetCurrentTimestamp();
+	if (remote->done >= 0)
+		row->done = remote->done;
+	if (remote->failed >= 0)
+		row->failed = remote->failed;
+	become(flight, LLMB_ENDED);
+	say(flight, end, "the provider ended the batch (%s): %d done, %d failed", end, row->done, row->failed);
+}
+
+/* In a turn: the provider ran nothing of it. */
+static void
+has_failed(LlmbFlight *flight, const LlmbEnding *ending, const Ground *ground)
+{
+	const LlmbRemoteBatch *remote = &ending->reply.batch;
+	const char *code = ending->reply.code ? ending->reply.code : "no code given";
+
+	if (remote->fault == LLMB_FAULT_QUEUE_FULL && !flight->cancel)
+	{
+		int64		ms = Max(back_off_ms(flight, ground->server, -1), ground->server->poll_max_ms);
+
+		become(flight, LLMB_PLANNED);
+		flight->row->remote_id = NULL;
+		say(flight, "queue_full", "the provider's queue is full (%s); again in %.0f s", code, ms / 1000.0);
+		wait_ms(flight, ms);
+	}
+	else
+		fail_batch(flight, LLMB_INVALID_REQUEST, code);
+}
+
+static void
+poll_ended(LlmbFlight *flight, const LlmbEnding *ending, const Ground *ground)
+{
+	const LlmbRemoteBatch *remote = &ending->reply.batch;
+
+	if (ending->wire == LLMB_WIRE_OK && ending->reply.fault == LLMB_FAULT_NONE && remote->id)
+	{
+		switch (remote->state)
+		{
+			case LLMB_REMOTE_ENDED:
+			case LLMB_REMOTE_EXPIRED:
+			case LLMB_REMOTE_CANCELLED:
+				has_ended(flight, remote);
+				break;
+			case LLMB_REMOTE_FAILED:
+				has_failed(flight, ending, ground);
+				break;
+			default:
+				still_running(flight, remote, ground->server, ending->reply.retry_after_ms);
+		}
+	}
+	else if (ending->reply.fault == LLMB_FAULT_KEY || ending->reply.fault == LLMB_FAULT_QUOTA)
+	{
+		pause_job(flight, ground->job, psprintf("auth: the provider refused a poll (%s)", in_words(ending)));
+		wait_ms(flight, Max(back_off_ms(flight, ground->server, -1), ground->server->poll_min_ms));
+	}
+	else
+		try_later(flight, ending, ground->server, "the poll");
+}
+
+static void
+cancel_ended(LlmbFlight *flight, const LlmbEnding *ending, const Ground *ground)
+{
+	/* refused means that it had ended: the poll tells */
+	if (ending->wire == LLMB_WIRE_OK && ending->status < 500 && ending->status != 429)
+		wait_ms(flight, ground->server->poll_min_ms);
+	else
+	{
+		become(flight, LLMB_IN_PROGRESS);
+		try_later(flight, ending, ground->server, "the cancel");
+	}
+}
+
+static void
+fetch_ended(LlmbFlight *flight, const LlmbEnding *ending, const Ground *ground)
+{
+	if (ending->wire == LLMB_WIRE_OK && ending->status == 200)
+	{
+		flight->part++;
+		flight->tries = 0;
+	}
+	else
+		try_later(flight, ending, ground->server, "fetching results");
+}
+
+static void
+flight_ended(LlmbParty *party, LlmbEnding *ending)
+{
+	LlmbFlight *flight = (LlmbFlight *) party;
+	Ground		ground;
+
+	if (ending->verb == LLMB_CALL_DELETE_FILE)
+		return;
+	llmb_turn_begin("recording a provider's reply");
+	memset(&ground, 0, sizeof(ground));
+	ground.job = llmb_store_job(flight->row->job);
+	ground.server = llmb_server_by_name(flight->row->server);
+	if (ground.server == NULL)
+		wait_ms(flight, 60000);
+	else
+	{
+		switch (ending->verb)
+		{
+			case LLMB_CALL_UPLOAD:
+				upload_ended(flight, ending, &ground);
+				break;
+			case LLMB_CALL_CREATE:
+				create_ended(flight, ending, &ground);
+				break;
+			case LLMB_CALL_LIST:
+				list_ended(flight, ending, &ground);
+				break;
+			case LLMB_CALL_POLL:
+				poll_ended(flight, ending, &ground);
+				break;
+			case LLMB_CALL_CANCEL:
+				cancel_ended(flight, ending, &ground);
+				break;
+			case LLMB_CALL_FETCH:
+				fetch_ended(flight, ending, &ground);
+				break;
+			default:
+				break;
+		}
+	}
+	llmb_turn_commit();
+}
+
+static void
+flight_lines(LlmbParty *party, char *lines, size_t len)
+{
+	llmb_take_lines(&((LlmbFlight *) party)->intake, lines, len);
+}
+
+/* ---- beginnings and ends ---- */
+
+void
+llmb_flight_init(LlmbFlight *flight)
+{
+	flight->party.lines = flight_lines;
+	flight->party.ended = flight_ended;
+	flight->party.failed = llmb_flight_failed;
+}
+
+static void
+reload(void *arg)
+{
+	LlmbFlight *flight = arg;
+	MemoryContext old;
+
+	llmb_turn_begin("looking after a batch");
+	old = MemoryContextSwitchTo(flight->context);
+	flight->row = llmb_store_batch(flight->row->id);
+	MemoryContextSwitchTo(old);
+	llmb_turn_commit();
+}
+
+void
+llmb_flight_failed(LlmbParty *party)
+{
+	LlmbFlight *flight = (LlmbFlight *) party;
+
+	llmb_call_drop(party);
+	/* whether a create was out is not known any more */
+	flight->fresh_intent = false;
+	flight->cursor = NULL;
+	flight->part = 0;
+	memset(&flight->intake, 0, sizeof(LlmbIntake));
+	(void) llmb_guarded(reload, flight, "llm_batch: reading a batch again");
+	flight->tries++;
+	wait_ms(flight, llmb_backoff_ms(flight->tries, 1000, 60000, 0.5));
+}
+
+void
+llmb_flight_cancel(LlmbFlight *flight, LlmbCode code)
+{
+	bool		unsent = flight->row->state == LLMB_PLANNED || flight->row->state == LLMB_UPLOADING ||
+		(flight->row->state == LLMB_SUBMITTING && flight->fresh_intent && !llmb_call_busy(&flight->party));
+
+	if (flight->row->state == LLMB_ENDED || flight->row->state == LLMB_FETCHING)
+	{
+		flight->intake.no_retry = code == LLMB_CANCELLED_ITEM;
+		return;
+	}
+	flight->cancel = true;
+	flight->cancel_code = code;
+	if (unsent)
+		cancel_unsent(flight);
+	else if (flight->row->state == LLMB_IN_PROGRESS)
+		flight->next_at = 0;
+}

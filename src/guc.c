@@ -1,0 +1,78 @@
+/*-------------------------------------------------------------------------
+ *
+ * guc.c
+ *		Settings, and why each has its context.
+ *
+ * What names hosts or files is no setting but an option of a server, where
+ * the superuser rules of options.c hold.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "llm_batch.h"
+
+#include <limits.h>
+
+#include "utils/guc.h"
+
+bool		llmb_enabled = true;
+char	   *llmb_default_server = NULL;
+int			llmb_keep_prompts = LLMB_KEEP_JOB;
+int			llmb_max_prompt_kb = 16 * 1024;
+int			llmb_sweep_interval_s = 300;
+int			llmb_idle_timeout_s = 60;
+int			llmb_write_back_timeout_ms = 10000;
+int			llmb_write_back_rows = 2000;
+
+static const struct config_enum_entry keep_choices[] = {
+	{"job", LLMB_KEEP_JOB, false},
+	{"forever", LLMB_KEEP_FOREVER, false},
+	{NULL, 0, false}
+};
+
+void
+llmb_define_settings(void)
+{
+	/* SIGHUP: one switch for the operator, also before the first start of a clone. */
+	DefineCustomBoolVariable("llm_batch.enabled",
+							 "Lets the workers of llm_batch run.",
+							 "Off: nothing is sent, polled or written; jobs wait.",
+							 &llmb_enabled, true, PGC_SIGHUP, 0, NULL, NULL, NULL);
+
+	/* USERSET: a convenience; USAGE on the server is asked all the same. */
+	DefineCustomStringVariable("llm_batch.default_server",
+							   "Server that submit uses when none is named.",
+							   NULL,
+							   &llmb_default_server, "", PGC_USERSET, 0, NULL, NULL, NULL);
+
+	/* SIGHUP: the worker reads it, and a database's policy on stored text is not its users'. */
+	DefineCustomEnumVariable("llm_batch.keep_prompts",
+							 "How long the texts that were sent are kept.",
+							 "job: until answered; those of failed items stay for retry(). forever: until the job is removed.",
+							 &llmb_keep_prompts, LLMB_KEEP_JOB, keep_choices, PGC_SIGHUP, 0, NULL, NULL, NULL);
+
+	/* SUSET: what one prompt may cost is the operator's to bound. */
+	DefineCustomIntVariable("llm_batch.max_prompt_size",
+							"Longest prompt that submit takes.",
+							NULL,
+							&llmb_max_prompt_kb, 16 * 1024, 1, 1024 * 1024, PGC_SUSET, GUC_UNIT_KB, NULL, NULL, NULL);
+
+	/* SIGHUP: read by launcher and worker only. */
+	DefineCustomIntVariable("llm_batch.sweep_interval",
+							"How often a sleeping worker looks for work that no wake-up announced.",
+							"Such as rows of a prepared transaction or of a restored dump.",
+							&llmb_sweep_interval_s, 300, 1, 86400, PGC_SIGHUP, GUC_UNIT_S, NULL, NULL, NULL);
+	DefineCustomIntVariable("llm_batch.idle_timeout",
+							"How long a worker stays without work.",
+							NULL,
+							&llmb_idle_timeout_s, 60, 1, 86400, PGC_SIGHUP, GUC_UNIT_S, NULL, NULL, NULL);
+	DefineCustomIntVariable("llm_batch.write_back_timeout",
+							"Longest that writing one slice of answers to a source table may take.",
+							NULL,
+							&llmb_write_back_timeout_ms, 10000, 10, INT_MAX, PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);
+	DefineCustomIntVariable("llm_batch.write_back_rows",
+							"Answers that are stored and written in one transaction at most.",
+							NULL,
+							&llmb_write_back_rows, 2000, 1, 10000, PGC_SIGHUP, 0, NULL, NULL, NULL);
+
+	MarkGUCPrefixReserved("llm_batch");
+}

@@ -1,0 +1,411 @@
+/*-------------------------------------------------------------------------
+ *
+ * lifecycle.c
+ *		What a worker has to do, one thing at a time: commands, probes,
+ *		batches to plan, flights whose step is due, stored answers, jobs that
+ *		have ended.
+ *
+ * Each call of llmb_lifecycle_step() does one bounded thing, so that sockets
+ * are served in between.  What is due is found in the tables when something
+ * was committed (dirty), and in memory otherwise: an idle worker asks nothing.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "llm_batch.h"
+
+#include "miscadmin.h"
+#include "utils/acl.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+#include "flight.h"
+#include "lifecycle.h"
+#include "plan.h"
+#include "probe.h"
+#include "turn.h"
+
+static List *flights = NIL;		/* of LlmbFlight */
+static bool dirty = true;		/* jobs are to be looked at */
+static bool commands_pending = true;
+static bool answers_pending = true;
+static bool jobs_active = false;
+static TimestampTz next_look = 0;	/* when jobs are to be looked at anyway; 0 never */
+static TimestampTz next_answer = 0;
+
+/* ---- flights ---- */
+
+static LlmbFlight *
+new_flight(LlmbBatchRow *row, MemoryContext context)
+{
+	MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
+	LlmbFlight *flight = palloc0(sizeof(LlmbFlight));
+
+	flight->row = row;
+	flight->context = context;
+	llmb_flight_init(flight);
+	flights = lappend(flights, flight);
+	MemoryContextSwitchTo(old);
+	return flight;
+}
+
+/*
+ * Taken from plan.c: a batch that is planned and spooled.  Row and spool live
+ * in that context.
+ */
+void
+llmb_lifecycle_add(LlmbBatchRow *row, LlmbSpool *spool, MemoryContext context)
+{
+	new_flight(row, context)->spool = spool;
+}
+
+static void
+forget_flight(LlmbFlight *flight)
+{
+	MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
+
+	flights = list_delete_ptr(flights, flight);
+	MemoryContextSwitchTo(old);
+	llmb_call_drop(&flight->party);
+	llmb_spool_free(flight->spool);
+	MemoryContextDelete(flight->context);
+	pfree(flight);
+	dirty = true;
+}
+
+static void
+load_flights(void *arg)
+{
+	List	   *rows;
+	ListCell   *lc;
+
+	llmb_turn_begin("loading batches");
+	if (llmb_store_pause_restored() > 0)
+		ereport(LOG, (errmsg("llm_batch: jobs of another database were paused"),
+					  errhint("They were restored or copied; llm_batch.resume(job) lets them go on.")));
+	rows = llmb_store_live_batches();
+	foreach(lc, rows)
+	{
+		MemoryContext context = AllocSetContextCreate(TopMemoryContext, "llm_batch flight", ALLOCSET_SMALL_SIZES);
+		MemoryContext old = MemoryContextSwitchTo(context);
+		LlmbFlight *flight = new_flight(llmb_store_batch(((LlmbBatchRow *) lfirst(lc))->id), context);
+		LlmbJob    *job = llmb_store_job(flight->row->job);
+
+		flight->cancel = job && strcmp(job->state, "cancelling") == 0;
+		flight->cancel_code = LLMB_CANCELLED_ITEM;
+		MemoryContextSwitchTo(old);
+	}
+	llmb_turn_commit();
+}
+
+bool
+llmb_create_in_flight(const LlmbFlight *mine)
+{
+	ListCell   *lc;
+
+	foreach(lc, flights)
+	{
+		LlmbFlight *other = lfirst(lc);
+
+		if (other != mine && strcmp(other->row->server, mine->row->server) == 0 &&
+			(other->row->state == LLMB_VERIFYING ||
+			 (other->row->state == LLMB_SUBMITTING && llmb_call_busy(&other->party))))
+			return true;
+	}
+	return false;
+}
+
+/* How many batches of the server are on their way, and whether one is unsent. */
+int
+llmb_lifecycle_count(const char *server, bool *unsent)
+{
+	int			count = 0;
+	ListCell   *lc;
+
+	*unsent = false;
+	foreach(lc, flights)
+	{
+		LlmbFlight *flight = lfirst(lc);
+
+		if (strcmp(flight->row->server, server) != 0)
+			continue;
+		count++;
+		*unsent |= flight->row->state == LLMB_PLANNED || flight->row->state == LLMB_UPLOADING;
+	}
+	return count;
+}
+
+static void
+step_flight(void *arg)
+{
+	llmb_flight_step(arg);
+}
+
+/* A flight whose step is due, and the time of the next otherwise. */
+static LlmbFlight *
+due_flight(TimestampTz now, TimestampTz *next)
+{
+	ListCell   *lc;
+
+	foreach(lc, flights)
+	{
+		LlmbFlight *flight = lfirst(lc);
+
+		if (llmb_call_busy(&flight->party))
+			continue;
+		if (llmb_batch_is_over(flight->row->state) || flight->next_at <= now)
+			return flight;
+		*next = *next == 0 ? flight->next_at : Min(*next, flight->next_at);
+	}
+	return NULL;
+}
+
+static bool
+run_flight(LlmbFlight *flight)
+{
+	if (llmb_batch_is_over(flight->row->state))
+		forget_flight(flight);
+	else if (!llmb_guarded(step_flight, flight, "llm_batch: a step of a batch"))
+		llmb_flight_failed(&flight->party);
+	return true;
+}
+
+/* ---- commands ---- */
+
+static void
+cancel_job(LlmbJob *job)
+{
+	ListCell   *lc;
+	int			dropped;
+
+	if (strcmp(job->state, "cancelling") == 0)
+		return;
+	llmb_store_job_state(job->id, "cancelling", NULL);
+	dropped = llmb_store_drop_rest(job->id, "cancelled");
+	llmb_store_event(job->id, 0, "cancelling", "cancel was asked for; %d items were not sent yet", dropped);
+	foreach(lc, flights)
+	{
+		LlmbFlight *flight = lfirst(lc);
+
+		if (flight->row->job == job->id && !llmb_batch_is_over(flight->row->state))
+			llmb_flight_cancel(flight, LLMB_CANCELLED_ITEM);
+	}
+}
+
+static void
+resume_job(LlmbJob *job)
+{
+	ListCell   *lc;
+
+	if (strcmp(job->state, "paused") != 0)
+		return;
+	llmb_store_resume_job(job->id);
+	llmb_store_event(job->id, 0, "resumed", "the job goes on");
+	foreach(lc, flights)
+	{
+		LlmbFlight *flight = lfirst(lc);
+
+		if (flight->row->job == job->id)
+			flight->next_at = 0;
+	}
+}
+
+static void
+run_command(const LlmbCommand *command)
+{
+	LlmbJob    *job = llmb_store_job(command->job);
+	bool		over = job && (strcmp(job->state, "waiting") != 0 && strcmp(job->state, "running") != 0 &&
+							   strcmp(job->state, "paused") != 0 && strcmp(job->state, "cancelling") != 0);
+
+	if (job == NULL)
+		return;
+	if (strcmp(command->verb, "retry") == 0)
+	{
+		int			count = llmb_store_do_retry(job->id, command->codes);
+
+		llmb_store_event(job->id, 0, "retry", "%d items are sent again", count);
+	}
+	else if (strcmp(command->verb, "apply") == 0)
+	{
+		int			count = llmb_store_do_apply(job->id);
+
+		llmb_store_event(job->id, 0, "apply", "%d stored answers are written again", count);
+		answers_pending = true;
+	}
+	else if (over)
+		return;
+	else if (strcmp(command->verb, "cancel") == 0)
+		cancel_job(job);
+	else if (strcmp(command->verb, "resume") == 0)
+		resume_job(job);
+	else if (strcmp(command->verb, "pause") == 0 && strcmp(job->state, "cancelling") != 0)
+	{
+		llmb_store_job_state(job->id, "paused", "paused by request");
+		llmb_store_event(job->id, 0, "paused", "paused by request");
+	}
+}
+
+static void
+run_commands(void *arg)
+{
+	List	   *commands;
+	ListCell   *lc;
+
+	llmb_turn_begin("obeying commands");
+	commands = llmb_store_commands();
+	foreach(lc, commands)
+	{
+		run_command(lfirst(lc));
+		llmb_store_command_done(((LlmbCommand *) lfirst(lc))->id);
+	}
+	llmb_probe_start_asked();
+	llmb_turn_commit();
+	commands_pending = list_length(commands) > 0;
+	dirty = true;
+}
+
+/* ---- jobs ---- */
+
+/* Ends, gives up or plans; true when something was done. */
+static bool
+look_after_job(LlmbJob *job, TimestampTz now)
+{
+	char	   *ended;
+
+	if (job->past_deadline && job->queued > 0 && strcmp(job->state, "cancelling") != 0)
+	{
+		int			dropped;
+
+		llmb_turn_begin("ending what is past its deadline");
+		dropped = llmb_store_drop_rest(job->id, "expired");
+		llmb_store_event(job->id, 0, "expired", "the deadline is over: %d items were not sent", dropped);
+		llmb_turn_commit();
+		return true;
+	}
+	if (job->queued > 0 && strcmp(job->state, "paused") != 0)
+		return llmb_plan_batch(job, now);
+	if (job->queued > 0 || job->in_flight > 0 || job->live_batches || strcmp(job->state, "paused") == 0)
+		return false;
+	llmb_turn_begin("ending a job");
+	ended = llmb_store_finish_job(job->id);
+	llmb_turn_commit();
+	return ended != NULL;
+}
+
+static void
+look_after_jobs(void *arg)
+{
+	bool	   *did = arg;
+	TimestampTz now = GetCurrentTimestamp();
+	List	   *jobs;
+	ListCell   *lc;
+
+	llmb_turn_begin("looking after jobs");
+	jobs = llmb_store_active_jobs();
+	llmb_turn_commit();
+	jobs_active = false;
+	next_look = 0;
+	foreach(lc, jobs)
+	{
+		LlmbJob    *job = lfirst(lc);
+
+		if (strcmp(job->state, "paused") != 0 || job->in_flight > 0)
+			jobs_active = true;
+		if (job->retry_at > now && (next_look == 0 || job->retry_at < next_look))
+			next_look = job->retry_at;
+		if (job->deadline > now && job->queued > 0 && (next_look == 0 || job->deadline < next_look))
+			next_look = job->deadline;
+		if (look_after_job(job, now))
+		{
+			*did = true;
+			return;
+		}
+	}
+	dirty = false;
+}
+
+/* ---- stored answers ---- */
+
+static void
+apply_answers(void *arg)
+{
+	answers_pending = llmb_apply_due();
+	if (answers_pending)
+	{
+		dirty = true;
+		return;
+	}
+	llmb_turn_begin("looking for stored answers");
+	next_answer = llmb_store_next_due_answer();
+	llmb_turn_commit();
+}
+
+/* ---- the step ---- */
+
+void
+llmb_lifecycle_begin(void)
+{
+	(void) llmb_guarded(load_flights, NULL, "llm_batch: loading batches");
+}
+
+void
+llmb_lifecycle_look_again(void)
+{
+	dirty = true;
+	commands_pending = true;
+	answers_pending = true;
+}
+
+static long
+time_until(TimestampTz now, TimestampTz when)
+{
+	return when == 0 ? -1 : (long) TimestampDifferenceMilliseconds(now, when) + 1;
+}
+
+/* After an error of what concerns no batch in particular: not at once again. */
+static long
+troubled(void)
+{
+	next_look = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), 5000);
+	dirty = false;
+	return 5000;
+}
+
+long
+llmb_lifecycle_step(void)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	TimestampTz next = 0;
+	LlmbFlight *flight;
+	bool		did = false;
+
+	if (commands_pending)
+	{
+		commands_pending = false;
+		return llmb_guarded(run_commands, NULL, "llm_batch: obeying commands") ? 0 : troubled();
+	}
+	if ((flight = due_flight(now, &next)) != NULL && run_flight(flight))
+		return 0;
+	if (dirty || (next_look != 0 && next_look <= now))
+	{
+		if (!llmb_guarded(look_after_jobs, &did, "llm_batch: looking after jobs"))
+			return troubled();
+		if (did || dirty)
+			return 0;
+	}
+	if (answers_pending || (next_answer != 0 && next_answer <= now))
+	{
+		next_answer = 0;
+		return llmb_guarded(apply_answers, NULL, "llm_batch: writing stored answers") ? 0 : troubled();
+	}
+	if (next_look != 0 && (next == 0 || next_look < next))
+		next = next_look;
+	if (next_answer != 0 && (next == 0 || next_answer < next))
+		next = next_answer;
+	return time_until(now, next);
+}
+
+bool
+llmb_lifecycle_busy(void)
+{
+	return flights != NIL || jobs_active || next_answer != 0 || llmb_probe_busy();
+}

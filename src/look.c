@@ -1,0 +1,120 @@
+/*-------------------------------------------------------------------------
+ *
+ * look.c
+ *		Small functions under the views.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "llm_batch.h"
+
+#include "access/htup_details.h"
+#include "fmgr.h"
+#include "funcapi.h"
+#include "miscadmin.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
+#include "utils/jsonb.h"
+#include "utils/timestamp.h"
+
+#include "json.h"
+#include "request.h"
+#include "shmem.h"
+#include "sql.h"
+
+PG_FUNCTION_INFO_V1(llmb_may_see);
+PG_FUNCTION_INFO_V1(llmb_worker_status);
+PG_FUNCTION_INFO_V1(llmb_answer_json);
+
+/*
+ * llm_batch.may_see(owner name) returns boolean
+ */
+Datum
+llmb_may_see(PG_FUNCTION_ARGS)
+{
+	Oid			owner = get_role_oid(NameStr(*PG_GETARG_NAME(0)), true);
+
+	if (!OidIsValid(owner))
+		PG_RETURN_BOOL(superuser());
+	PG_RETURN_BOOL(has_privs_of_role(GetUserId(), owner));
+}
+
+/* When there is no worker: the last thing that any worker wrote down. */
+static TimestampTz
+last_sign(void)
+{
+	LlmbRows   *rows = llmb_sql("SELECT max(at) FROM (SELECT at FROM llm_batch.event ORDER BY id DESC LIMIT 1) e "
+								"WHERE kind <> 'submitted'", "");
+	TimestampTz at = llmb_row_time(rows, 0, 1);
+
+	llmb_sql_done(rows);
+	return Max(at, PgStartTime);
+}
+
+/*
+ * llm_batch.worker_status() returns (pid, state, since, preloaded)
+ */
+Datum
+llmb_worker_status(PG_FUNCTION_ARGS)
+{
+	int			pid = llmb_worker_pid();
+	TupleDesc	desc;
+	Datum		values[4];
+	bool		nulls[4] = {false};
+
+	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
+		elog(ERROR, "return type must be a row type");
+	nulls[0] = pid == 0;
+	values[0] = Int32GetDatum(pid);
+	values[1] = CStringGetTextDatum(pid != 0 ? "running" : !llmb_enabled ? "disabled" : "none");
+	nulls[2] = pid != 0;
+	values[2] = pid != 0 ? (Datum) 0 : TimestampTzGetDatum(last_sign());
+	values[3] = BoolGetDatum(llmb_preloaded());
+	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc), values, nulls)));
+}
+
+/* jsonb has limits of its own: a number of more digits than numeric takes. */
+static bool
+numbers_fit(const LlmbJson *node)
+{
+	if (node->type == LLMB_JSON_NUMBER)
+	{
+		const char *e = strpbrk(node->text, "eE");
+
+		if (strlen(node->text) > 1000 || (e && labs(strtol(e + 1, NULL, 10)) > 1000))
+			return false;
+	}
+	for (const LlmbJson *child = node->first; child; child = child->next)
+	{
+		if (!numbers_fit(child))
+			return false;
+	}
+	return true;
+}
+
+/*
+ * llm_batch.answer_json(answer text) returns jsonb, NULL when it is no JSON
+ */
+Datum
+llmb_answer_json(PG_FUNCTION_ARGS)
+{
+	char	   *answer = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	char	   *start = answer + strspn(answer, " \t\r\n");
+	char	   *utf8;
+	bool		altered = false;
+	const char *reason;
+	LlmbJson   *json;
+	StringInfoData out;
+
+	/* most answers are prose; what is no object or array is not worth a parse */
+	if (*start != '{' && *start != '[')
+		PG_RETURN_NULL();
+	utf8 = llmb_to_utf8(start);
+	utf8[llmb_json_clean(utf8, strlen(utf8), &altered)] = '\0';
+	json = llmb_json_parse(utf8, strlen(utf8), &reason);
+	if (json == NULL || !numbers_fit(json))
+		PG_RETURN_NULL();
+	initStringInfo(&out);
+	llmb_json_put_node(&out, json);
+	PG_RETURN_DATUM(DirectFunctionCall1(jsonb_in, CStringGetDatum(llmb_from_utf8(out.data, NULL))));
+}

@@ -1,0 +1,232 @@
+/*-------------------------------------------------------------------------
+ *
+ * request.c
+ *		From a job and a prompt to the provider's request, and from an answer
+ *		to the target columns.
+ *
+ * The database's encoding ends here: what goes to a provider is UTF-8, what
+ * comes back from these functions is the database's.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "llm_batch.h"
+
+#include "catalog/namespace.h"
+#include "mb/pg_wchar.h"
+#include "utils/builtins.h"
+
+#include "request.h"
+
+char *
+llmb_to_utf8(const char *text)
+{
+	char	   *utf8 = pg_server_to_any(text, strlen(text), PG_UTF8);
+
+	/* pg_server_to_any gives the text itself where nothing is to be done */
+	return utf8 == text ? pstrdup(text) : utf8;
+}
+
+/* One UTF-8 character in the database's encoding, or as \uXXXX. */
+static void
+append_character(StringInfo out, const unsigned char *at, int len, bool *altered)
+{
+	pg_wchar	c = utf8_to_unicode(at);
+	char	   *converted;
+
+	if (len == 1)
+	{
+		appendStringInfoChar(out, *at);
+		return;
+	}
+	if (GetDatabaseEncoding() != PG_SQL_ASCII)
+	{
+		unsigned char buffer[MAX_UNICODE_EQUIVALENT_STRING + 1];
+		Oid			proc = FindDefaultConversionProc(PG_UTF8, GetDatabaseEncoding());
+
+		if (OidIsValid(proc) &&
+			pg_do_encoding_conversion_buf(proc, PG_UTF8, GetDatabaseEncoding(),
+										  (unsigned char *) at, len, buffer, sizeof(buffer), true) == len)
+		{
+			converted = (char *) buffer;
+			appendStringInfoString(out, converted);
+			return;
+		}
+	}
+	if (c >= 0x10000)
+		appendStringInfo(out, "\\u%04x\\u%04x", 0xD800 + ((c - 0x10000) >> 10), 0xDC00 + ((c - 0x10000) & 0x3FF));
+	else
+		appendStringInfo(out, "\\u%04x", c);
+	if (altered)
+		*altered = true;
+}
+
+char *
+llmb_from_utf8(const char *text, bool *altered)
+{
+	const unsigned char *at = (const unsigned char *) text;
+	StringInfoData out;
+
+	if (GetDatabaseEncoding() == PG_UTF8)
+		return pstrdup(text);
+	if (GetDatabaseEncoding() == PG_SQL_ASCII)
+		return pstrdup(text);
+	initStringInfo(&out);
+	while (*at)
+	{
+		int			len = pg_utf_mblen(at);
+
+		append_character(&out, at, len, altered);
+		at += len;
+	}
+	return out.data;
+}
+
+/* ---- schema ---- */
+
+static void
+check_given_schema(const char *given, char **targets, int count)
+{
+	char	   *utf8 = llmb_to_utf8(given);
+	const char *reason;
+	LlmbJson   *schema = llmb_json_parse(utf8, strlen(utf8), &reason);
+	LlmbJson   *properties = llmb_json_get(schema, "properties");
+
+	for (int i = 0; i < count; i++)
+	{
+		if (llmb_json_get(properties, llmb_to_utf8(targets[i])) == NULL)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("the schema has no property for target column \"%s\"", targets[i]),
+					 errhint("Give it one, or leave schema out: it is then derived from the target columns.")));
+	}
+}
+
+char *
+llmb_answer_schema(char *given, char **targets, int count)
+{
+	StringInfoData schema;
+
+	if (given)
+	{
+		check_given_schema(given, targets, count);
+		return given;
+	}
+	if (count < 2)
+		return NULL;
+	initStringInfo(&schema);
+	appendStringInfoString(&schema, "{\"type\":\"object\",\"properties\":{");
+	for (int i = 0; i < count; i++)
+	{
+		appendStringInfoString(&schema, i ? "," : "");
+		llmb_json_put_string(&schema, targets[i]);
+		appendStringInfoString(&schema, ":{\"type\":\"string\"}");
+	}
+	appendStringInfoString(&schema, "},\"required\":[");
+	for (int i = 0; i < count; i++)
+	{
+		appendStringInfoString(&schema, i ? "," : "");
+		llmb_json_put_string(&schema, targets[i]);
+	}
+	appendStringInfoString(&schema, "],\"additionalProperties\":false}");
+	return schema.data;
+}
+
+/* ---- requests ---- */
+
+static LlmbJson *
+parsed(const char *json)
+{
+	const char *reason;
+	char	   *utf8;
+
+	if (json == NULL || strcmp(json, "{}") == 0)
+		return NULL;
+	utf8 = llmb_to_utf8(json);
+	return llmb_json_parse(utf8, strlen(utf8), &reason);
+}
+
+static const char *
+utf8_or_null(const char *text)
+{
+	if (text == NULL || GetDatabaseEncoding() == PG_UTF8)
+		return text;
+	return llmb_to_utf8(text);
+}
+
+/* An item's own parameters go over the job's. */
+static LlmbJson *
+merged_params(const char *job, const char *item)
+{
+	LlmbJson   *params = parsed(job);
+	LlmbJson   *own = parsed(item);
+
+	if (own == NULL || own->first == NULL)
+		return params;
+	if (params == NULL || params->first == NULL)
+		return own;
+	for (LlmbJson *member = params->first; member; member = member->next)
+	{
+		LlmbJson   *over = llmb_json_get(own, member->name);
+
+		if (over == NULL)
+		{
+			LlmbJson   *copy = palloc(sizeof(LlmbJson));
+
+			*copy = *member;
+			copy->next = own->first;
+			own->first = copy;
+			own->count++;
+		}
+	}
+	return own;
+}
+
+void
+llmb_put_request(StringInfo out, const LlmbProvider *provider, const char *model,
+				 const LlmbJobDef *def, const LlmbPrompt *prompt, const char *custom_id)
+{
+	LlmbRequest request = {0};
+
+	request.custom_id = custom_id;
+	request.model = utf8_or_null(model);
+	request.system = utf8_or_null(prompt->system ? prompt->system : def->system);
+	request.prompt = utf8_or_null(prompt->prompt);
+	request.messages = utf8_or_null(prompt->messages);
+	request.params = merged_params(def->params, prompt->params);
+	request.schema = utf8_or_null(def->schema);
+	if (custom_id)
+		provider->put_line(out, &request);
+	else
+		provider->put_body(out, &request);
+}
+
+/* ---- answers ---- */
+
+bool
+llmb_split_answer(const LlmbJobDef *def, const char *answer, char **columns, const char **reason)
+{
+	char	   *utf8;
+	LlmbJson   *object;
+
+	if (def->schema == NULL)
+	{
+		columns[0] = pstrdup(answer);
+		return true;
+	}
+	utf8 = llmb_to_utf8(answer);
+	object = llmb_json_parse(utf8, strlen(utf8), reason);
+	if (object == NULL)
+		return false;
+	*reason = "the answer is not a JSON object with a text for each target column";
+	if (object->type != LLMB_JSON_OBJECT)
+		return false;
+	for (int i = 0; i < def->target_count; i++)
+	{
+		const char *value = llmb_json_string(object, llmb_to_utf8(def->target_columns[i]));
+
+		if (value == NULL)
+			return false;
+		columns[i] = llmb_from_utf8(value, NULL);
+	}
+	return true;
+}

@@ -1,0 +1,431 @@
+/*-------------------------------------------------------------------------
+ *
+ * results.c
+ *		From the lines of a result file to results, answers and source rows.
+ *
+ * A slice of lines is one transaction: source rows, results, answers, the
+ * queue and the counters change together or not at all.  Lines are matched
+ * by custom_id, "<token>-<ordinal>", and by nothing else.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "llm_batch.h"
+
+#include "miscadmin.h"
+#include "common/pg_prng.h"
+#include "utils/acl.h"
+#include "utils/memutils.h"
+
+#include "request.h"
+#include "results.h"
+#include "turn.h"
+#include "writeback.h"
+
+/* Expired items travel once more, then it is enough. */
+#define EXPIRED_ATTEMPTS 2
+/* Waits of an answer whose row is locked. */
+#define LATER_BASE_MS	500
+#define LATER_MAX_MS	60000
+
+/* ---- lines ---- */
+
+/* The item of a custom_id: its position in the batch, or -1. */
+static int
+custom_id_position(const LlmbBatchRow *batch, const char *custom_id, int *ordinal)
+{
+	size_t		token_len = strlen(batch->token);
+	char	   *end;
+	long		number;
+
+	if (custom_id == NULL || strncmp(custom_id, batch->token, token_len) != 0 ||
+		custom_id[token_len] != '-')
+		return -1;
+	errno = 0;
+	number = strtol(custom_id + token_len + 1, &end, 10);
+	if (errno != 0 || *end != '\0' || end == custom_id + token_len + 1 ||
+		number < 1 || number > LLMB_MAX_ITEMS)
+		return -1;
+	*ordinal = (int) number;
+	return llmb_range_position(batch->ranges, batch->range_count, *ordinal);
+}
+
+static char *
+database_text(const char *utf8, bool *altered)
+{
+	return utf8 ? llmb_from_utf8(utf8, altered) : NULL;
+}
+
+static bool
+may_retry(const LlmbIntake *intake, LlmbCode code, bool retryable)
+{
+	int			attempts = intake->server->max_attempts;
+
+	if (code == LLMB_EXPIRED)
+		attempts = Min(attempts, EXPIRED_ATTEMPTS);
+	if (code == LLMB_INVALID_OUTPUT)
+		attempts = 1 + intake->server->invalid_output_retries;
+	return retryable && !intake->no_retry && intake->batch->attempt < attempts;
+}
+
+static void
+set_failed(const LlmbIntake *intake, LlmbResult *result, LlmbCode code, bool retryable)
+{
+	bool		again = may_retry(intake, code, retryable);
+
+	result->code = code;
+	result->state = again ? "retried" : code == LLMB_CANCELLED_ITEM ? "cancelled" : "failed";
+	result->retry_after_ms = again ?
+		llmb_backoff_ms(result->attempt, intake->server->retry_base_ms, intake->server->retry_max_ms,
+						pg_prng_double(&pg_global_prng_state)) : 0;
+}
+
+static void
+fill_result(const LlmbIntake *intake, LlmbResult *result, const LlmbOutcome *outcome)
+{
+	result->attempt = intake->batch->attempt;
+	result->batch = intake->batch->id;
+	result->altered = outcome->altered;
+	result->answer = database_text(outcome->answer, &result->altered);
+	result->error = database_text(outcome->error, NULL);
+	result->finish_reason = database_text(outcome->finish_reason, NULL);
+	result->model = database_text(outcome->model, NULL);
+	result->request_id = database_text(outcome->request_id, NULL);
+	result->input_tokens = outcome->input_tokens;
+	result->cached_tokens = outcome->cached_tokens;
+	result->cache_write_tokens = outcome->cache_write_tokens;
+	result->output_tokens = outcome->output_tokens;
+	result->reasoning_tokens = outcome->reasoning_tokens;
+	result->free = intake->free;
+	if (outcome->code == LLMB_OK)
+		result->state = "succeeded";
+	else if (outcome->code == LLMB_CANCELLED_ITEM)
+		set_failed(intake, result, intake->cancelled_as, intake->cancelled_as != LLMB_CANCELLED_ITEM);
+	else
+		set_failed(intake, result, outcome->code, outcome->retryable);
+}
+
+/* ---- a slice ---- */
+
+typedef struct Slice
+{
+	LlmbIntake *intake;
+	LlmbResult *results;
+	int		   *positions;
+	bool	   *taken;			/* positions of this slice, for repeated lines */
+	int			count;
+} Slice;
+
+static void
+take_line(Slice *slice, char *line, size_t len)
+{
+	LlmbIntake *intake = slice->intake;
+	LlmbOutcome outcome = {0};
+	LlmbResult *result = &slice->results[slice->count];
+	int			ordinal;
+	int			position;
+
+	if (len == 0)
+		return;
+	if (!intake->server->provider->read_line(line, len, &outcome) ||
+		(position = custom_id_position(intake->batch, outcome.custom_id, &ordinal)) < 0 ||
+		slice->taken[position])
+	{
+		intake->strange_lines++;
+		return;
+	}
+	/* a file that is read again after a crash: not strange */
+	if (intake->seen[position])
+		return;
+	memset(result, 0, sizeof(LlmbResult));
+	result->ordinal = ordinal;
+	fill_result(intake, result, &outcome);
+	slice->positions[slice->count++] = position;
+	slice->taken[position] = true;
+}
+
+/* Answers whose rows are to be written, as write-back wants them. */
+static void
+write_answers(const LlmbJobDef *def, Oid owner, LlmbResult **results, int count,
+			  void (*invalid) (void *arg, LlmbResult *result), void *arg)
+{
+	LlmbWrite  *writes = palloc0(sizeof(LlmbWrite) * Max(count, 1));
+	LlmbResult **written = palloc(sizeof(LlmbResult *) * Max(count, 1));
+	int			n = 0;
+
+	for (int i = 0; i < count; i++)
+	{
+		const char *reason = NULL;
+
+		writes[n].columns = palloc(sizeof(char *) * def->target_count);
+		if (!llmb_split_answer(def, results[i]->answer, writes[n].columns, &reason))
+		{
+			results[i]->error = pstrdup(reason);
+			invalid(arg, results[i]);
+			continue;
+		}
+		writes[n].key = results[i]->key;
+		writes[n].prompt_hash = results[i]->prompt_hash;
+		written[n++] = results[i];
+	}
+	if (OidIsValid(owner))
+		llmb_write_back(def, owner, writes, n);
+	for (int i = 0; i < n; i++)
+	{
+		LlmbResult *result = written[i];
+
+		if (!OidIsValid(owner))
+		{
+			writes[i].written = LLMB_ROW_REFUSED;
+			writes[i].reason = "the role that owns the job does not exist any more";
+		}
+		result->applied = writes[i].written == LLMB_WRITTEN;
+		result->state = result->applied ? "succeeded" : "failed";
+		switch (writes[i].written)
+		{
+			case LLMB_WRITTEN:
+				result->code = LLMB_OK;
+				break;
+			case LLMB_ROW_LATER:
+				result->state = "stored";
+				break;
+			case LLMB_ROW_STALE:
+				result->code = LLMB_STALE;
+				result->error = "the row's text has changed since the prompt was made";
+				break;
+			case LLMB_ROW_GONE:
+				result->code = LLMB_WRITE_BACK;
+				result->error = "the source row does not exist any more";
+				break;
+			case LLMB_ROW_REFUSED:
+				result->code = LLMB_WRITE_BACK;
+				result->error = unconstify(char *, writes[i].reason);
+		}
+	}
+}
+
+static void
+invalid_output(void *arg, LlmbResult *result)
+{
+	set_failed(arg, result, LLMB_INVALID_OUTPUT, true);
+}
+
+static void
+write_slice(Slice *slice)
+{
+	const LlmbIntake *intake = slice->intake;
+	LlmbResult **answers = palloc(sizeof(LlmbResult *) * Max(slice->count, 1));
+	int			n = 0;
+
+	if (intake->def->target_count == 0)
+		return;
+	for (int i = 0; i < slice->count; i++)
+	{
+		if (slice->results[i].code == LLMB_OK)
+			answers[n++] = &slice->results[i];
+	}
+	if (n == 0)
+		return;
+	llmb_store_keys(intake->batch->job, slice->results, slice->count);
+	write_answers(intake->def, intake->owner, answers, n, invalid_output, unconstify(LlmbIntake *, intake));
+}
+
+static void
+add_to(LlmbDelta *delta, const LlmbResult *result)
+{
+	if (strcmp(result->state, "stored") == 0)
+		delta->unapplied++;
+	else
+	{
+		delta->in_flight--;
+		if (strcmp(result->state, "succeeded") == 0)
+			delta->succeeded++;
+		else if (strcmp(result->state, "retried") == 0)
+			delta->queued++;
+		else if (result->code == LLMB_CANCELLED_ITEM)
+			delta->cancelled++;
+		else
+			delta->failed++;
+	}
+	if (result->free)
+		delta->cost_free++;
+	else if (result->input_tokens > 0 || result->output_tokens > 0)
+		delta->cost_unknown++;
+}
+
+static void
+store_slice(Slice *slice)
+{
+	int64		job = slice->intake->batch->job;
+	LlmbDelta	delta = {0};
+
+	for (int i = 0; i < slice->count; i++)
+		add_to(&delta, &slice->results[i]);
+	llmb_store_put_results(job, slice->results, slice->count);
+	if (delta.unapplied > 0)
+		llmb_store_answer_wait(job, slice->results, slice->count, LATER_BASE_MS);
+	llmb_store_count(job, &delta);
+}
+
+static void
+finish_slice(Slice *slice, const char *doing)
+{
+	llmb_turn_begin(doing);
+	write_slice(slice);
+	store_slice(slice);
+	llmb_turn_commit();
+	/* only what is committed counts as seen */
+	for (int i = 0; i < slice->count; i++)
+	{
+		slice->intake->seen[slice->positions[i]] = true;
+		slice->taken[slice->positions[i]] = false;
+		slice->intake->seen_count++;
+	}
+	slice->count = 0;
+}
+
+static void
+begin_slice(Slice *slice, LlmbIntake *intake)
+{
+	slice->intake = intake;
+	slice->results = palloc(sizeof(LlmbResult) * llmb_write_back_rows);
+	slice->positions = palloc(sizeof(int) * llmb_write_back_rows);
+	slice->taken = palloc0(sizeof(bool) * Max(intake->batch->item_count, 1));
+	slice->count = 0;
+}
+
+void
+llmb_take_lines(LlmbIntake *intake, char *lines, size_t len)
+{
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "llm_batch results",
+												  ALLOCSET_DEFAULT_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(context);
+	Slice		slice;
+	size_t		at = 0;
+
+	while (at < len)
+	{
+		int			rows = llmb_write_back_rows;
+
+		MemoryContextReset(context);
+		begin_slice(&slice, intake);
+		while (at < len && slice.count < rows)
+		{
+			size_t		consumed;
+			ssize_t		found = llmb_jsonl_next(lines + at, len - at, &consumed);
+
+			if (found < 0)
+				found = consumed = len - at;	/* the last one has no line end */
+			lines[at + found] = '\0';
+			take_line(&slice, lines + at, found);
+			at += consumed;
+		}
+		if (slice.count > 0)
+			finish_slice(&slice, "storing results");
+	}
+	MemoryContextSwitchTo(old);
+	MemoryContextDelete(context);
+}
+
+void
+llmb_take_missing(LlmbIntake *intake, LlmbCode code, bool retryable, const char *error)
+{
+	const LlmbBatchRow *batch = intake->batch;
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "llm_batch results",
+												  ALLOCSET_DEFAULT_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(context);
+	Slice		slice;
+
+	begin_slice(&slice, intake);
+	for (int r = 0; r < batch->range_count; r++)
+	{
+		for (int ordinal = batch->ranges[r].lower; ordinal < batch->ranges[r].upper; ordinal++)
+		{
+			LlmbResult *result = &slice.results[slice.count];
+			int			position = batch->ranges[r].position + ordinal - batch->ranges[r].lower;
+
+			if (intake->seen[position])
+				continue;
+			memset(result, 0, sizeof(LlmbResult));
+			result->ordinal = ordinal;
+			result->attempt = batch->attempt;
+			result->batch = batch->id;
+			result->input_tokens = result->output_tokens = result->cached_tokens = -1;
+			result->cache_write_tokens = result->reasoning_tokens = -1;
+			result->error = error ? pstrdup(error) : NULL;
+			set_failed(intake, result, code, retryable);
+			slice.positions[slice.count++] = position;
+			if (slice.count == llmb_write_back_rows)
+				finish_slice(&slice, "deciding unanswered items");
+		}
+	}
+	if (slice.count > 0)
+		finish_slice(&slice, "deciding unanswered items");
+	MemoryContextSwitchTo(old);
+	MemoryContextDelete(context);
+}
+
+/* ---- answers that wait for their rows ---- */
+
+/* Asked for and paid already; there is no batch to send it with again. */
+static void
+invalid_stored(void *arg, LlmbResult *result)
+{
+	result->state = "failed";
+	result->code = LLMB_INVALID_OUTPUT;
+}
+
+static void
+decide_due(int64 job, LlmbResult *results, int count)
+{
+	LlmbDelta	delta = {0};
+
+	for (int i = 0; i < count; i++)
+	{
+		LlmbResult *result = &results[i];
+
+		if (strcmp(result->state, "stored") == 0)
+		{
+			int			tries = result->retry_after_ms;
+
+			llmb_store_answer_later(job, result->ordinal,
+									llmb_backoff_ms(Max(tries, 1), LATER_BASE_MS, LATER_MAX_MS, 0.5));
+			continue;
+		}
+		llmb_store_answer_decided(job, result);
+		delta.unapplied--;
+		delta.in_flight--;
+		delta.succeeded += result->code == LLMB_OK;
+		delta.failed += result->code != LLMB_OK;
+	}
+	llmb_store_count(job, &delta);
+}
+
+bool
+llmb_apply_due(void)
+{
+	LlmbResult *results;
+	LlmbResult **answers;
+	LlmbJobDef *def;
+	LlmbJob    *job;
+	int64		id;
+	int			count;
+
+	llmb_turn_begin("writing stored answers");
+	results = llmb_store_due_answers(&id, llmb_write_back_rows, &count);
+	if (count == 0)
+	{
+		llmb_turn_commit();
+		return false;
+	}
+	job = llmb_store_job(id);
+	def = llmb_store_job_def(id);
+	/* after a time-out each try takes less, until the slow row stands alone */
+	count = Min(count, Max(1, llmb_write_back_rows >> (3 * Min(results[0].retry_after_ms, 10))));
+	answers = palloc(sizeof(LlmbResult *) * count);
+	for (int i = 0; i < count; i++)
+		answers[i] = &results[i];
+	write_answers(def, get_role_oid(job->owner, true), answers, count, invalid_stored, NULL);
+	decide_due(id, results, count);
+	llmb_turn_commit();
+	return true;
+}

@@ -1,0 +1,57 @@
+/*-------------------------------------------------------------------------
+ *
+ * source.h
+ *		The user's table, as the catalogs describe it: key, targets, and
+ *		what may be read and written.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef LLMB_SOURCE_H
+#define LLMB_SOURCE_H
+
+#include "postgres.h"
+
+#include "template.h"
+
+typedef struct LlmbSource
+{
+	Oid			relid;
+	char	   *schema;
+	char	   *table;
+	LlmbTemplate *template;
+	Oid		   *template_types;
+	char	  **keys;
+	int			key_count;
+	char	  **targets;
+	int			target_count;
+} LlmbSource;
+
+/*
+ * Resolves and checks all that the catalogs can tell, as the current user:
+ * that the relation is one that the worker can see, that template, key and
+ * target name columns which may be read and written.  Raises for the first
+ * thing that will fail later.
+ */
+extern LlmbSource *llmb_source_resolve(Oid relid, const char *prompt,
+									   const char *key, const char *target);
+
+/* Raises unless the text is one SQL expression, and nothing behind it. */
+extern void llmb_check_condition(const char *filter);
+
+/* Raises unless the text is one SELECT (or VALUES, TABLE, WITH) statement. */
+extern void llmb_check_query(const char *query);
+
+/*
+ * The query that reads the source: key as text in column 1, then the
+ * template's columns.  limit < 0: no limit.
+ */
+extern char *llmb_source_query(const LlmbSource *source, const char *filter, int64 limit);
+
+/*
+ * Settings that the rendering of values depends on, the same at submit and
+ * at write-back; the time zone is the submitter's.  For the current GUC nest
+ * level.
+ */
+extern void llmb_pin_rendering(const char *time_zone);
+
+#endif							/* LLMB_SOURCE_H */

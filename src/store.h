@@ -1,0 +1,273 @@
+/*-------------------------------------------------------------------------
+ *
+ * store.h
+ *		The door to our own tables.
+ *
+ * Every function runs in the caller's transaction, as the extension's owner
+ * with search_path pinned, and leaves nothing open.  What it returns is
+ * palloc'd in the caller's memory context.  Errors of SQL are raised.
+ *
+ * Names stand in the tables, oids never: a dump must restore anywhere.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef LLMB_STORE_H
+#define LLMB_STORE_H
+
+#include "postgres.h"
+
+#include "batch.h"
+#include "datatype/timestamp.h"
+#include "nodes/pg_list.h"
+#include "utils/array.h"
+
+/* ---- jobs ---- */
+
+typedef struct LlmbJob
+{
+	int64		id;
+	char	   *owner;
+	char	   *server;
+	char	   *model;
+	char	   *state;
+	char	   *reason;
+	int			total;
+	int			queued;
+	int			in_flight;
+	int			succeeded;
+	int			failed;
+	int			cancelled;
+	int			unapplied;
+	int			planned_to;
+	int			retry_attempt;	/* attempt of the queue row due next; 0 none */
+	TimestampTz retry_at;		/* when that is */
+	bool		live_batches;	/* some batch is not over */
+	bool		past_deadline;
+	TimestampTz deadline;		/* 0: none */
+} LlmbJob;
+
+/* What a job asks; text members NULL when absent. */
+typedef struct LlmbJobDef
+{
+	char	   *source_schema;
+	char	   *source_table;
+	char	  **key_columns;
+	int			key_count;
+	char	  **target_columns;
+	int			target_count;
+	char	   *prompt;
+	char	   *system;
+	char	   *params;			/* JSON */
+	char	   *schema;			/* JSON */
+	char	   *time_zone;		/* of the submitting session */
+} LlmbJobDef;
+
+typedef struct LlmbNewJob
+{
+	LlmbJobDef	def;
+	char	   *server;
+	char	   *model;
+	char	   *mode;
+	char	   *labels;			/* JSON */
+	char	   *request_key;
+	int64		request_hash;
+	int			priority;
+	TimestampTz deadline;		/* 0: none */
+} LlmbNewJob;
+
+/* Inserts the job of the current user; 0 when its request_key is taken. */
+extern int64 llmb_store_new_job(const LlmbNewJob *job, const char *owner);
+/* The job of that request_key: its id (0: none) and its arguments' hash. */
+extern int64 llmb_store_find_request(const char *owner, const char *request_key, int64 *hash);
+/* The job is complete: total items, all queued. */
+extern void llmb_store_job_filled(int64 job, int total);
+
+extern List *llmb_store_active_jobs(void);	/* of LlmbJob, by priority, id */
+extern LlmbJob *llmb_store_job(int64 job);	/* NULL: no such job */
+extern LlmbJobDef *llmb_store_job_def(int64 job);
+extern bool llmb_store_has_work(void);
+
+/* Adds to the counters of a job; they must sum up to nothing. */
+typedef struct LlmbDelta
+{
+	int			queued;
+	int			in_flight;
+	int			succeeded;
+	int			failed;
+	int			cancelled;
+	int			unapplied;
+	int			uncertain;
+	int			cost_unknown;	/* attempts whose cost is not known */
+	int			cost_free;		/* attempts known to have cost nothing */
+} LlmbDelta;
+
+extern void llmb_store_count(int64 job, const LlmbDelta *delta);
+extern void llmb_store_job_state(int64 job, const char *state, const char *reason);
+/* From paused to where it was. */
+extern void llmb_store_resume_job(int64 job);
+/* Gives up what was never sent: code 'cancelled' or an error code. */
+extern int	llmb_store_drop_rest(int64 job, const char *code);
+/* Ends a job with nothing left to do; returns its state, NULL if there is. */
+extern char *llmb_store_finish_job(int64 job);
+/* Deletes the prompts of a batch's items that are answered. */
+extern void llmb_store_purge_prompts(int64 batch);
+/* Pauses jobs that were dumped or copied from elsewhere; how many. */
+extern int	llmb_store_pause_restored(void);
+
+/* ---- commands and probes ---- */
+
+typedef struct LlmbCommand
+{
+	int64		id;
+	int64		job;
+	char	   *verb;
+	ArrayType  *codes;
+} LlmbCommand;
+
+extern void llmb_store_command(int64 job, const char *verb, ArrayType *codes);
+extern List *llmb_store_commands(void);
+extern void llmb_store_command_done(int64 id);
+/* Failed items that retry() with these codes would send: how many. */
+extern int64 llmb_store_count_retry(int64 job, ArrayType *codes);
+extern int64 llmb_store_count_apply(int64 job);
+extern int	llmb_store_do_retry(int64 job, ArrayType *codes);
+extern int	llmb_store_do_apply(int64 job);
+
+typedef struct LlmbProbe
+{
+	int64		id;
+	char	   *server;
+	char	   *role;
+} LlmbProbe;
+
+extern int64 llmb_store_new_probe(const char *server, const char *role);
+extern List *llmb_store_probes(void);
+extern void llmb_store_probe_done(int64 id, bool ok, const char *message);
+/* True when it is done; then it is removed. */
+extern bool llmb_store_take_probe(int64 id, bool *ok, char **message);
+
+/* ---- prompts ---- */
+
+typedef struct LlmbPrompt
+{
+	int			ordinal;
+	char	   *prompt;
+	char	   *system;
+	char	   *messages;
+	char	   *params;
+} LlmbPrompt;
+
+/* Returns false to stop; the prompt that was refused counts as not read. */
+typedef bool (*LlmbPromptTaker) (const LlmbPrompt *prompt, void *arg);
+
+/*
+ * Hands out a job's prompts in the order of ordinals: the never-sent ones
+ * above "after", the ones in queue that are due for "attempt", or those of a
+ * batch.  Memory does not grow with their number.
+ */
+extern void llmb_store_new_prompts(int64 job, int after, LlmbPromptTaker take, void *arg);
+extern void llmb_store_queued_prompts(int64 job, int attempt, LlmbPromptTaker take, void *arg);
+extern void llmb_store_batch_prompts(int64 batch, LlmbPromptTaker take, void *arg);
+
+/* ---- batches ---- */
+
+typedef struct LlmbRange
+{
+	int			lower;			/* first ordinal */
+	int			upper;			/* last ordinal + 1 */
+	int			position;		/* how many items stand before it */
+} LlmbRange;
+
+typedef struct LlmbBatchRow
+{
+	int64		id;
+	int64		job;
+	char	   *server;
+	int			attempt;
+	LlmbBatchState state;
+	char	   *reason;
+	char	   *token;
+	int			creates;
+	int			item_count;
+	int64		file_bytes;
+	int			done;
+	int			failed;
+	int			tries;
+	char	   *remote_input;
+	char	   *remote_id;
+	char	   *remote_output;
+	char	   *remote_errors;
+	char	   *remote_end;
+	char	   *error_code;		/* why the batch failed or was cancelled */
+	TimestampTz created_at;
+	TimestampTz intent_at;
+	TimestampTz submitted_at;
+	TimestampTz cancelled_at;
+	TimestampTz ended_at;
+	LlmbRange  *ranges;
+	int			range_count;
+} LlmbBatchRow;
+
+/*
+ * Adds a planned batch, takes its items out of what is queued, and fills in
+ * id and created_at.
+ */
+extern void llmb_store_add_batch(LlmbBatchRow *batch);
+extern List *llmb_store_live_batches(void);	/* of LlmbBatchRow */
+extern LlmbBatchRow *llmb_store_batch(int64 id);	/* NULL: no such batch */
+extern int	llmb_store_live_count(const char *server);
+/* Writes back all that can change; "was" is the state it must still have. */
+extern void llmb_store_save_batch(const LlmbBatchRow *batch, LlmbBatchState was);
+/* Marks in seen[] (by position) the items that have their result already. */
+extern int	llmb_store_seen(const LlmbBatchRow *batch, bool *seen);
+/* Position of an ordinal in the batch, or -1. */
+extern int	llmb_range_position(const LlmbRange *ranges, int count, int ordinal);
+
+/* ---- results ---- */
+
+typedef struct LlmbResult
+{
+	int			ordinal;
+	int			attempt;
+	int64		batch;
+	const char *state;			/* see llm_batch.result.state */
+	LlmbCode	code;
+	bool		applied;
+	bool		altered;
+	char	   *answer;			/* database encoding from here on */
+	char	   *error;
+	char	   *finish_reason;
+	char	   *model;
+	char	   *request_id;
+	int64		input_tokens;
+	int64		cached_tokens;
+	int64		cache_write_tokens;
+	int64		output_tokens;
+	int64		reasoning_tokens;
+	bool		free;			/* known to have cost nothing */
+	char	   *key;			/* of its source row; NULL none */
+	int64		prompt_hash;
+	int			retry_after_ms; /* state 'retried': when to send again */
+} LlmbResult;
+
+/* Fills key and prompt_hash of results of one job. */
+extern void llmb_store_keys(int64 job, LlmbResult *results, int count);
+/* Appends results and answers, and queues those with state 'retried'. */
+extern void llmb_store_put_results(int64 job, LlmbResult *results, int count);
+/* Sends items back to the queue that have no result of this attempt. */
+extern void llmb_store_requeue(const LlmbBatchRow *batch, const bool *seen, int attempt, int delay_ms);
+
+/* Stored answers of a job whose time has come, the oldest first. */
+extern LlmbResult *llmb_store_due_answers(int64 *job, int limit, int *count);
+extern TimestampTz llmb_store_next_due_answer(void);
+/* Decides one: it was written or refused, or comes back after delay_ms. */
+extern void llmb_store_answer_decided(int64 job, const LlmbResult *result);
+extern void llmb_store_answer_later(int64 job, int ordinal, int64 delay_ms);
+extern void llmb_store_answer_wait(int64 job, const LlmbResult *results, int count, int64 delay_ms);
+
+/* ---- events ---- */
+
+extern void llmb_store_event(int64 job, int64 batch, const char *kind,
+							 const char *format,...) pg_attribute_printf(4, 5);
+
+#endif							/* LLMB_STORE_H */

@@ -1,0 +1,290 @@
+/*-------------------------------------------------------------------------
+ *
+ * store_batch.c
+ *		Prompts on their way out, and the batches they travel in.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "llm_batch.h"
+
+#include "utils/builtins.h"
+
+#include "sql.h"
+#include "store.h"
+
+/* ---- prompts ---- */
+
+static void
+free_text(char *text)
+{
+	if (text)
+		pfree(text);
+}
+
+static void
+hand_out(LlmbRows *rows, LlmbPromptTaker take, void *arg)
+{
+	bool		more = true;
+	int			count;
+
+	while (more && (count = llmb_cursor_fetch(rows)) > 0)
+	{
+		for (int i = 0; more && i < count; i++)
+		{
+			LlmbPrompt	prompt;
+
+			prompt.ordinal = llmb_row_int(rows, i, 1);
+			prompt.prompt = llmb_row_text(rows, i, 2);
+			prompt.system = llmb_row_text(rows, i, 3);
+			prompt.messages = llmb_row_text(rows, i, 4);
+			prompt.params = llmb_row_text(rows, i, 5);
+			more = take(&prompt, arg);
+			free_text(prompt.prompt);
+			free_text(prompt.system);
+			free_text(prompt.messages);
+			free_text(prompt.params);
+		}
+	}
+	llmb_cursor_done(rows);
+}
+
+void
+llmb_store_new_prompts(int64 job, int after, LlmbPromptTaker take, void *arg)
+{
+	hand_out(llmb_cursor("SELECT ordinal, prompt, system, messages, params FROM llm_batch.prompt "
+						 "WHERE job_id = $1 AND ordinal > $2 ORDER BY ordinal", "li", job, after),
+			 take, arg);
+}
+
+void
+llmb_store_queued_prompts(int64 job, int attempt, LlmbPromptTaker take, void *arg)
+{
+	hand_out(llmb_cursor("SELECT q.ordinal, p.prompt, p.system, p.messages, p.params "
+						 "FROM llm_batch.queue q JOIN llm_batch.prompt p USING (job_id, ordinal) "
+						 "WHERE q.job_id = $1 AND q.attempt = $2 AND q.not_before <= clock_timestamp() "
+						 "ORDER BY q.ordinal", "li", job, attempt),
+			 take, arg);
+}
+
+void
+llmb_store_batch_prompts(int64 batch, LlmbPromptTaker take, void *arg)
+{
+	hand_out(llmb_cursor("SELECT p.ordinal, p.prompt, p.system, p.messages, p.params "
+						 "FROM llm_batch.batch b CROSS JOIN unnest(b.items) r "
+						 "JOIN llm_batch.prompt p ON p.job_id = b.job_id AND p.ordinal >= lower(r) AND p.ordinal < upper(r) "
+						 "WHERE b.id = $1 ORDER BY p.ordinal", "l", batch),
+			 take, arg);
+}
+
+void
+llmb_store_purge_prompts(int64 batch)
+{
+	llmb_sql_run("DELETE FROM llm_batch.prompt p USING llm_batch.batch b CROSS JOIN unnest(b.items) r, llm_batch.result s "
+				 "WHERE b.id = $1 AND p.job_id = b.job_id AND p.ordinal >= lower(r) AND p.ordinal < upper(r) "
+				 "AND s.job_id = p.job_id AND s.ordinal = p.ordinal AND s.attempt = b.attempt AND s.state = 'succeeded'",
+				 "l", batch);
+}
+
+/* ---- batches ---- */
+
+static char *
+ranges_text(const LlmbBatchRow *batch)
+{
+	StringInfoData text;
+
+	initStringInfo(&text);
+	appendStringInfoChar(&text, '{');
+	for (int i = 0; i < batch->range_count; i++)
+		appendStringInfo(&text, "%s[%d,%d)", i ? "," : "",
+						 batch->ranges[i].lower, batch->ranges[i].upper);
+	appendStringInfoChar(&text, '}');
+	return text.data;
+}
+
+void
+llmb_store_add_batch(LlmbBatchRow *batch)
+{
+	char	   *items = ranges_text(batch);
+	LlmbRows   *rows;
+
+	rows = llmb_sql("INSERT INTO llm_batch.batch (job_id, server, attempt, state, token, item_count, file_bytes, items) "
+					"VALUES ($1, $2::name, $3, 'planned', $4, $5, $6, $7::int4multirange) RETURNING id, created_at",
+					"ltitilt", batch->job, batch->server, batch->attempt, batch->token,
+					batch->item_count, batch->file_bytes, items);
+	batch->id = llmb_row_int(rows, 0, 1);
+	batch->created_at = llmb_row_time(rows, 0, 2);
+	batch->state = LLMB_PLANNED;
+	llmb_sql_done(rows);
+
+	llmb_sql_run("DELETE FROM llm_batch.queue q USING unnest($3::int4multirange) r "
+				 "WHERE q.job_id = $1 AND q.attempt = $2 AND q.ordinal >= lower(r) AND q.ordinal < upper(r)",
+				 "lit", batch->job, batch->attempt, items);
+	llmb_sql_run("UPDATE llm_batch.job SET queued = queued - $2, in_flight = in_flight + $2, "
+				 " planned_to = GREATEST(planned_to, $3), state = 'running', reason = NULL, "
+				 " started_at = COALESCE(started_at, clock_timestamp()) WHERE id = $1",
+				 "lii", batch->job, batch->item_count,
+				 batch->ranges[batch->range_count - 1].upper - 1);
+	llmb_store_event(batch->job, batch->id, "planned", "batch of %d items, %lld bytes, attempt %d",
+					 batch->item_count, (long long) batch->file_bytes, batch->attempt);
+}
+
+static void
+read_ranges(LlmbBatchRow *batch)
+{
+	LlmbRows   *rows = llmb_sql("SELECT lower(r), upper(r) FROM llm_batch.batch b CROSS JOIN unnest(b.items) r "
+								"WHERE b.id = $1 ORDER BY 1", "l", batch->id);
+	int			position = 0;
+
+	batch->range_count = llmb_row_count(rows);
+	batch->ranges = palloc(sizeof(LlmbRange) * Max(batch->range_count, 1));
+	for (int i = 0; i < batch->range_count; i++)
+	{
+		LlmbRange  *range = &batch->ranges[i];
+
+		range->lower = llmb_row_int(rows, i, 1);
+		range->upper = llmb_row_int(rows, i, 2);
+		range->position = position;
+		position += range->upper - range->lower;
+	}
+	llmb_sql_done(rows);
+}
+
+static LlmbBatchRow *
+read_batch(LlmbRows *rows, int row)
+{
+	LlmbBatchRow *batch = palloc0(sizeof(LlmbBatchRow));
+	char	   *state = llmb_row_text(rows, row, 5);
+
+	batch->id = llmb_row_int(rows, row, 1);
+	batch->job = llmb_row_int(rows, row, 2);
+	batch->server = llmb_row_text(rows, row, 3);
+	batch->attempt = llmb_row_int(rows, row, 4);
+	if (!llmb_batch_state_parse(state, &batch->state))
+		elog(ERROR, "batch " INT64_FORMAT " has an unknown state", batch->id);
+	batch->reason = llmb_row_text(rows, row, 6);
+	batch->token = llmb_row_text(rows, row, 7);
+	batch->creates = llmb_row_int(rows, row, 8);
+	batch->item_count = llmb_row_int(rows, row, 9);
+	batch->file_bytes = llmb_row_int(rows, row, 10);
+	batch->done = llmb_row_int(rows, row, 11);
+	batch->failed = llmb_row_int(rows, row, 12);
+	batch->tries = llmb_row_int(rows, row, 13);
+	batch->remote_input = llmb_row_text(rows, row, 14);
+	batch->remote_id = llmb_row_text(rows, row, 15);
+	batch->remote_output = llmb_row_text(rows, row, 16);
+	batch->remote_errors = llmb_row_text(rows, row, 17);
+	batch->remote_end = llmb_row_text(rows, row, 18);
+	batch->created_at = llmb_row_time(rows, row, 19);
+	batch->intent_at = llmb_row_time(rows, row, 20);
+	batch->submitted_at = llmb_row_time(rows, row, 21);
+	batch->cancelled_at = llmb_row_time(rows, row, 22);
+	batch->ended_at = llmb_row_time(rows, row, 23);
+	batch->error_code = llmb_row_text(rows, row, 24);
+	read_ranges(batch);
+	return batch;
+}
+
+#define BATCH_QUERY \
+	"SELECT id, job_id, server, attempt, state, reason, token, creates, item_count, file_bytes, " \
+	" done, failed, tries, remote_input, remote_id, remote_output, remote_errors, remote_end, " \
+	" created_at, intent_at, submitted_at, cancelled_at, ended_at, error_code " \
+	"FROM llm_batch.batch "
+
+List *
+llmb_store_live_batches(void)
+{
+	LlmbRows   *rows = llmb_sql(BATCH_QUERY "WHERE state NOT IN ('finalized', 'failed', 'cancelled') ORDER BY id", "");
+	List	   *batches = NIL;
+
+	for (int i = 0; i < llmb_row_count(rows); i++)
+		batches = lappend(batches, read_batch(rows, i));
+	llmb_sql_done(rows);
+	return batches;
+}
+
+LlmbBatchRow *
+llmb_store_batch(int64 id)
+{
+	LlmbRows   *rows = llmb_sql(BATCH_QUERY "WHERE id = $1", "l", id);
+	LlmbBatchRow *batch = llmb_row_count(rows) ? read_batch(rows, 0) : NULL;
+
+	llmb_sql_done(rows);
+	return batch;
+}
+
+int
+llmb_store_live_count(const char *server)
+{
+	LlmbRows   *rows = llmb_sql("SELECT count(*) FROM llm_batch.batch "
+								"WHERE state NOT IN ('finalized', 'failed', 'cancelled') AND server = $1::name", "t", server);
+	int			count = llmb_row_int(rows, 0, 1);
+
+	llmb_sql_done(rows);
+	return count;
+}
+
+void
+llmb_store_save_batch(const LlmbBatchRow *b, LlmbBatchState was)
+{
+	int			saved;
+
+	saved = llmb_sql_run("UPDATE llm_batch.batch SET state = $3, reason = $4, creates = $5, done = $6, failed = $7, tries = $8, "
+						 " remote_input = $9, remote_id = $10, remote_output = $11, remote_errors = $12, remote_end = $13, "
+						 " intent_at = $14, submitted_at = $15, cancelled_at = $16, ended_at = $17, error_code = $18, "
+						 " finalized_at = CASE WHEN $3 IN ('finalized', 'failed', 'cancelled') THEN clock_timestamp() END "
+						 "WHERE id = $1 AND state = $2",
+						 "lttt" "iiii" "ttttt" "zzzzt",
+						 b->id, llmb_batch_state_name(was), llmb_batch_state_name(b->state), b->reason,
+						 b->creates, b->done, b->failed, b->tries,
+						 b->remote_input, b->remote_id, b->remote_output, b->remote_errors, b->remote_end,
+						 b->intent_at, b->submitted_at, b->cancelled_at, b->ended_at, b->error_code);
+	if (saved != 1)
+		elog(ERROR, "batch " INT64_FORMAT " is not in state %s any more", b->id, llmb_batch_state_name(was));
+}
+
+int
+llmb_range_position(const LlmbRange *ranges, int count, int ordinal)
+{
+	int			low = 0;
+	int			high = count;
+
+	while (low < high)
+	{
+		int			middle = low + (high - low) / 2;
+
+		if (ordinal < ranges[middle].lower)
+			high = middle;
+		else if (ordinal >= ranges[middle].upper)
+			low = middle + 1;
+		else
+			return ranges[middle].position + ordinal - ranges[middle].lower;
+	}
+	return -1;
+}
+
+int
+llmb_store_seen(const LlmbBatchRow *batch, bool *seen)
+{
+	LlmbRows   *rows = llmb_cursor("SELECT s.ordinal FROM llm_batch.batch b CROSS JOIN unnest(b.items) r "
+								   "JOIN llm_batch.result s ON s.job_id = b.job_id AND s.ordinal >= lower(r) AND s.ordinal < upper(r) "
+								   "AND s.attempt = b.attempt WHERE b.id = $1", "l", batch->id);
+	int			known = 0;
+	int			count;
+
+	while ((count = llmb_cursor_fetch(rows)) > 0)
+	{
+		for (int i = 0; i < count; i++)
+		{
+			int			position = llmb_range_position(batch->ranges, batch->range_count,
+													   (int) llmb_row_int(rows, i, 1));
+
+			if (position >= 0 && !seen[position])
+			{
+				seen[position] = true;
+				known++;
+			}
+		}
+	}
+	llmb_cursor_done(rows);
+	return known;
+}

@@ -1,0 +1,514 @@
+/*-------------------------------------------------------------------------
+ *
+ * store_job.c
+ *		Jobs, what people ask of them, and events.
+ *
+ * Only the worker changes a job once it is committed.  What others want of
+ * it they leave in llm_batch.command, so that an open transaction of theirs
+ * never holds a lock that the worker needs.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "llm_batch.h"
+
+#include "access/xlog.h"
+#include "catalog/pg_type.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+
+#include "sql.h"
+#include "store.h"
+
+/* ---- names in arrays ---- */
+
+static ArrayType *
+name_array(char **names, int count)
+{
+	Datum	   *datums;
+
+	if (count == 0)
+		return NULL;
+	datums = palloc(sizeof(Datum) * count);
+	for (int i = 0; i < count; i++)
+		datums[i] = CStringGetTextDatum(names[i]);
+	return construct_array(datums, count, TEXTOID, -1, false, TYPALIGN_INT);
+}
+
+static char **
+array_names(LlmbRows *rows, int column, int *count)
+{
+	bool		isnull;
+	Datum		datum = llmb_row_datum(rows, 0, column, &isnull);
+	Datum	   *datums;
+	char	  **names;
+
+	*count = 0;
+	if (isnull)
+		return NULL;
+	deconstruct_array(DatumGetArrayTypeP(datum), TEXTOID, -1, false, TYPALIGN_INT,
+					  &datums, NULL, count);
+	names = palloc(sizeof(char *) * Max(*count, 1));
+	for (int i = 0; i < *count; i++)
+		names[i] = TextDatumGetCString(datums[i]);
+	return names;
+}
+
+/* ---- new jobs ---- */
+
+int64
+llmb_store_new_job(const LlmbNewJob *job, const char *owner)
+{
+	const LlmbJobDef *def = &job->def;
+	LlmbRows   *rows;
+	int64		id = 0;
+
+	rows = llmb_sql("INSERT INTO llm_batch.job (owner, server, model, mode, state, priority, labels, "
+					" request_key, request_hash, deadline_at, system_identifier, database_oid) "
+					"VALUES ($1::name, $2::name, $3, $4, 'waiting', $5, $6::jsonb, $7, $8, $9, $10, $11) "
+					"ON CONFLICT (owner, request_key) DO NOTHING RETURNING id",
+					"ttttittlzll", owner, job->server, job->model, job->mode, job->priority,
+					job->labels, job->request_key, job->request_hash, job->deadline,
+					(int64) GetSystemIdentifier(), (int64) MyDatabaseId);
+	if (llmb_row_count(rows) > 0)
+		id = llmb_row_int(rows, 0, 1);
+	llmb_sql_done(rows);
+	if (id == 0)
+		return 0;
+	llmb_sql_run("INSERT INTO llm_batch.job_def (job_id, source_schema, source_table, key_columns, "
+				 " target_columns, prompt, system, params, schema, time_zone) "
+				 "VALUES ($1, $2::name, $3::name, $4::name[], $5::name[], $6, $7, $8::jsonb, $9::json, $10)",
+				 "lttaattttt", id, def->source_schema, def->source_table,
+				 name_array(def->key_columns, def->key_count),
+				 name_array(def->target_columns, def->target_count),
+				 def->prompt, def->system, def->params, def->schema, def->time_zone);
+	return id;
+}
+
+int64
+llmb_store_find_request(const char *owner, const char *request_key, int64 *hash)
+{
+	LlmbRows   *rows = llmb_sql("SELECT id, request_hash FROM llm_batch.job "
+								"WHERE owner = $1::name AND request_key = $2",
+								"tt", owner, request_key);
+	int64		id = 0;
+
+	if (llmb_row_count(rows) > 0)
+	{
+		id = llmb_row_int(rows, 0, 1);
+		*hash = llmb_row_int(rows, 0, 2);
+	}
+	llmb_sql_done(rows);
+	return id;
+}
+
+void
+llmb_store_job_filled(int64 job, int total)
+{
+	llmb_sql_run("UPDATE llm_batch.job SET total = $2, queued = $2 WHERE id = $1", "li", job, total);
+	llmb_store_event(job, 0, "submitted", "%d items were submitted", total);
+}
+
+/* ---- reading jobs ---- */
+
+#define JOB_QUERY \
+	"SELECT j.id, j.owner, j.server, j.model, j.state, j.reason, j.total, j.queued, j.in_flight, " \
+	" j.succeeded, j.failed, j.cancelled, j.unapplied, j.planned_to, q.attempt, q.not_before, " \
+	" EXISTS (SELECT FROM llm_batch.batch b WHERE b.job_id = j.id " \
+	"  AND b.state NOT IN ('finalized', 'failed', 'cancelled')), " \
+	" j.deadline_at <= clock_timestamp(), j.deadline_at " \
+	"FROM llm_batch.job j " \
+	"LEFT JOIN LATERAL (SELECT q.attempt, q.not_before FROM llm_batch.queue q " \
+	" WHERE q.job_id = j.id ORDER BY q.not_before LIMIT 1) q ON true "
+
+static LlmbJob *
+read_job(LlmbRows *rows, int row)
+{
+	LlmbJob    *job = palloc0(sizeof(LlmbJob));
+
+	job->id = llmb_row_int(rows, row, 1);
+	job->owner = llmb_row_text(rows, row, 2);
+	job->server = llmb_row_text(rows, row, 3);
+	job->model = llmb_row_text(rows, row, 4);
+	job->state = llmb_row_text(rows, row, 5);
+	job->reason = llmb_row_text(rows, row, 6);
+	job->total = llmb_row_int(rows, row, 7);
+	job->queued = llmb_row_int(rows, row, 8);
+	job->in_flight = llmb_row_int(rows, row, 9);
+	job->succeeded = llmb_row_int(rows, row, 10);
+	job->failed = llmb_row_int(rows, row, 11);
+	job->cancelled = llmb_row_int(rows, row, 12);
+	job->unapplied = llmb_row_int(rows, row, 13);
+	job->planned_to = llmb_row_int(rows, row, 14);
+	job->retry_attempt = llmb_row_int(rows, row, 15);
+	job->retry_at = llmb_row_time(rows, row, 16);
+	job->live_batches = llmb_row_bool(rows, row, 17);
+	job->past_deadline = llmb_row_bool(rows, row, 18);
+	job->deadline = llmb_row_time(rows, row, 19);
+	return job;
+}
+
+List *
+llmb_store_active_jobs(void)
+{
+	LlmbRows   *rows = llmb_sql(JOB_QUERY
+								"WHERE j.state IN ('waiting', 'running', 'paused', 'cancelling') "
+								"AND j.total > 0 ORDER BY j.priority DESC, j.id", "");
+	List	   *jobs = NIL;
+
+	for (int i = 0; i < llmb_row_count(rows); i++)
+		jobs = lappend(jobs, read_job(rows, i));
+	llmb_sql_done(rows);
+	return jobs;
+}
+
+LlmbJob *
+llmb_store_job(int64 id)
+{
+	LlmbRows   *rows = llmb_sql(JOB_QUERY "WHERE j.id = $1", "l", id);
+	LlmbJob    *job = llmb_row_count(rows) ? read_job(rows, 0) : NULL;
+
+	llmb_sql_done(rows);
+	return job;
+}
+
+LlmbJobDef *
+llmb_store_job_def(int64 job)
+{
+	LlmbRows   *rows = llmb_sql("SELECT source_schema, source_table, key_columns::text[], "
+								" target_columns::text[], prompt, system, params::text, schema::text, time_zone "
+								"FROM llm_batch.job_def WHERE job_id = $1", "l", job);
+	LlmbJobDef *def;
+
+	if (llmb_row_count(rows) == 0)
+		elog(ERROR, "job " INT64_FORMAT " has no definition", job);
+	def = palloc0(sizeof(LlmbJobDef));
+	def->source_schema = llmb_row_text(rows, 0, 1);
+	def->source_table = llmb_row_text(rows, 0, 2);
+	def->key_columns = array_names(rows, 3, &def->key_count);
+	def->target_columns = array_names(rows, 4, &def->target_count);
+	def->prompt = llmb_row_text(rows, 0, 5);
+	def->system = llmb_row_text(rows, 0, 6);
+	def->params = llmb_row_text(rows, 0, 7);
+	def->schema = llmb_row_text(rows, 0, 8);
+	def->time_zone = llmb_row_text(rows, 0, 9);
+	llmb_sql_done(rows);
+	return def;
+}
+
+bool
+llmb_store_has_work(void)
+{
+	LlmbRows   *rows = llmb_sql("SELECT EXISTS (SELECT FROM llm_batch.job WHERE state IN ('waiting', 'running', 'paused', 'cancelling') "
+								"  AND (state <> 'paused' OR in_flight > 0)) "
+								"OR EXISTS (SELECT FROM llm_batch.command) "
+								"OR EXISTS (SELECT FROM llm_batch.probe WHERE ok IS NULL)", "");
+	bool		work = llmb_row_bool(rows, 0, 1);
+
+	llmb_sql_done(rows);
+	return work;
+}
+
+/* ---- changing jobs ---- */
+
+void
+llmb_store_count(int64 job, const LlmbDelta *delta)
+{
+	llmb_sql_run("UPDATE llm_batch.job SET queued = queued + $2, in_flight = in_flight + $3, "
+				 " succeeded = succeeded + $4, failed = failed + $5, cancelled = cancelled + $6, "
+				 " unapplied = unapplied + $7, uncertain = uncertain + $8, "
+				 " cost_unknown = cost_unknown + $9, "
+				 " cost = CASE WHEN $10 > 0 THEN COALESCE(cost, 0) ELSE cost END, "
+				 " saved = CASE WHEN $10 > 0 THEN COALESCE(saved, 0) ELSE saved END "
+				 "WHERE id = $1",
+				 "liiiiiiiii", job, delta->queued, delta->in_flight, delta->succeeded,
+				 delta->failed, delta->cancelled, delta->unapplied, delta->uncertain,
+				 delta->cost_unknown, delta->cost_free);
+}
+
+void
+llmb_store_job_state(int64 job, const char *state, const char *reason)
+{
+	llmb_sql_run("UPDATE llm_batch.job SET state = $2, reason = $3, finished_at = NULL "
+				 "WHERE id = $1 AND (state, reason) IS DISTINCT FROM ($2, $3)",
+				 "ltt", job, state, reason);
+}
+
+/* A job of another database becomes one of this. */
+void
+llmb_store_resume_job(int64 job)
+{
+	llmb_sql_run("UPDATE llm_batch.job SET reason = NULL, "
+				 " state = CASE WHEN started_at IS NULL THEN 'waiting' ELSE 'running' END, "
+				 " system_identifier = $2, database_oid = $3 "
+				 "WHERE id = $1 AND state = 'paused'",
+				 "lll", job, (int64) GetSystemIdentifier(), (int64) MyDatabaseId);
+}
+
+int
+llmb_store_drop_rest(int64 job, const char *code)
+{
+	LlmbRows   *rows;
+	int			dropped;
+
+	llmb_sql_run("DELETE FROM llm_batch.queue WHERE job_id = $1", "l", job);
+	rows = llmb_sql("UPDATE llm_batch.job j SET queued = 0, planned_to = j.total, rest_code = $2, "
+					" cancelled = j.cancelled + CASE WHEN $2 = 'cancelled' THEN j.queued ELSE 0 END, "
+					" failed = j.failed + CASE WHEN $2 = 'cancelled' THEN 0 ELSE j.queued END "
+					"FROM llm_batch.job was WHERE j.id = $1 AND was.id = j.id RETURNING was.queued",
+					"lt", job, code);
+	dropped = llmb_row_count(rows) ? llmb_row_int(rows, 0, 1) : 0;
+	llmb_sql_done(rows);
+	return dropped;
+}
+
+char *
+llmb_store_finish_job(int64 job)
+{
+	LlmbRows   *rows;
+	char	   *state = NULL;
+
+	rows = llmb_sql("UPDATE llm_batch.job SET finished_at = clock_timestamp(), reason = NULL, state = CASE "
+					" WHEN failed = 0 AND cancelled = 0 THEN 'succeeded' "
+					" WHEN state = 'cancelling' THEN 'cancelled' "
+					" WHEN succeeded = 0 THEN 'failed' ELSE 'partial' END "
+					"WHERE id = $1 AND state IN ('waiting', 'running', 'cancelling') "
+					"AND queued = 0 AND in_flight = 0 "
+					"AND NOT EXISTS (SELECT FROM llm_batch.batch b WHERE b.job_id = $1 "
+					" AND b.state NOT IN ('finalized', 'failed', 'cancelled')) "
+					"RETURNING state, succeeded, failed, cancelled", "l", job);
+	if (llmb_row_count(rows) > 0)
+	{
+		state = llmb_row_text(rows, 0, 1);
+		llmb_store_event(job, 0, state, "the job ended: %d succeeded, %d failed, %d cancelled",
+						 (int) llmb_row_int(rows, 0, 2), (int) llmb_row_int(rows, 0, 3),
+						 (int) llmb_row_int(rows, 0, 4));
+	}
+	llmb_sql_done(rows);
+	return state;
+}
+
+int
+llmb_store_pause_restored(void)
+{
+	return llmb_sql_run("UPDATE llm_batch.job SET state = 'paused', reason = 'restored' "
+						"WHERE state IN ('waiting', 'running') "
+						"AND (system_identifier, database_oid) <> ($1, $2)",
+						"ll", (int64) GetSystemIdentifier(), (int64) MyDatabaseId);
+}
+
+/* ---- commands ---- */
+
+void
+llmb_store_command(int64 job, const char *verb, ArrayType *codes)
+{
+	llmb_sql_run("INSERT INTO llm_batch.command (job_id, verb, codes, given_by) "
+				 "VALUES ($1, $2, $3, session_user)", "lta", job, verb, codes);
+}
+
+List *
+llmb_store_commands(void)
+{
+	LlmbRows   *rows = llmb_sql("SELECT id, job_id, verb, codes FROM llm_batch.command ORDER BY id LIMIT 100", "");
+	List	   *commands = NIL;
+
+	for (int i = 0; i < llmb_row_count(rows); i++)
+	{
+		LlmbCommand *command = palloc0(sizeof(LlmbCommand));
+		bool		isnull;
+		Datum		codes = llmb_row_datum(rows, i, 4, &isnull);
+
+		command->id = llmb_row_int(rows, i, 1);
+		command->job = llmb_row_int(rows, i, 2);
+		command->verb = llmb_row_text(rows, i, 3);
+		command->codes = isnull ? NULL : DatumGetArrayTypePCopy(codes);
+		commands = lappend(commands, command);
+	}
+	llmb_sql_done(rows);
+	return commands;
+}
+
+void
+llmb_store_command_done(int64 id)
+{
+	llmb_sql_run("DELETE FROM llm_batch.command WHERE id = $1", "l", id);
+}
+
+/*
+ * Which failed items retry() takes.  Without codes: those that have no answer
+ * stored and whose failure another sending may mend.
+ */
+#define RETRY_FROM \
+	"FROM llm_batch.result r " \
+	"JOIN llm_batch.prompt p ON p.job_id = r.job_id AND p.ordinal = r.ordinal " \
+	"WHERE r.job_id = $1 AND r.state IN ('failed', 'cancelled') " \
+	"AND NOT EXISTS (SELECT FROM llm_batch.result n WHERE n.job_id = r.job_id AND n.ordinal = r.ordinal AND n.attempt > r.attempt) " \
+	"AND NOT EXISTS (SELECT FROM llm_batch.queue q WHERE q.job_id = r.job_id AND q.ordinal = r.ordinal) " \
+	"AND CASE WHEN $2 IS NULL " \
+	" THEN r.state = 'failed' AND r.error_code NOT IN ('truncated', 'refused', 'stale', 'write_back') " \
+	" ELSE r.error_code = ANY ($2) END "
+
+/* Items that were given up before they were ever sent. */
+#define UNSENT_FROM \
+	"FROM llm_batch.item i " \
+	"JOIN llm_batch.prompt p ON p.job_id = i.job_id AND p.ordinal = i.ordinal " \
+	"JOIN llm_batch.job j ON j.id = i.job_id " \
+	"WHERE i.job_id = $1 " \
+	"AND NOT EXISTS (SELECT FROM llm_batch.result r WHERE r.job_id = i.job_id AND r.ordinal = i.ordinal) " \
+	"AND NOT EXISTS (SELECT FROM llm_batch.queue q WHERE q.job_id = i.job_id AND q.ordinal = i.ordinal) " \
+	"AND CASE WHEN $2 IS NULL THEN j.rest_code <> 'cancelled' ELSE COALESCE(j.rest_code, 'cancelled') = ANY ($2) END "
+
+int64
+llmb_store_count_retry(int64 job, ArrayType *codes)
+{
+	LlmbRows   *rows = llmb_sql("SELECT (SELECT count(*) " RETRY_FROM ") + (SELECT count(*) " UNSENT_FROM ")",
+								"la", job, codes);
+	int64		count = llmb_row_int(rows, 0, 1);
+
+	llmb_sql_done(rows);
+	return count;
+}
+
+/* Queues them; the counters go by what the items were until now. */
+int
+llmb_store_do_retry(int64 job, ArrayType *codes)
+{
+	LlmbRows   *rows;
+	int			failed;
+	int			unsent;
+	int			cancelled;
+
+	rows = llmb_sql("SELECT (SELECT count(*) " RETRY_FROM "AND r.state = 'cancelled')::int + "
+					"(SELECT count(*) " UNSENT_FROM "AND COALESCE(j.rest_code, 'cancelled') = 'cancelled')::int",
+					"la", job, codes);
+	cancelled = llmb_row_int(rows, 0, 1);
+	llmb_sql_done(rows);
+	/* the unsent first: what is queued does not count as sent */
+	unsent = llmb_sql_run("INSERT INTO llm_batch.queue (job_id, ordinal, attempt, not_before) "
+						  "SELECT i.job_id, i.ordinal, 1, now() " UNSENT_FROM,
+						  "la", job, codes);
+	failed = llmb_sql_run("INSERT INTO llm_batch.queue (job_id, ordinal, attempt, not_before) "
+						  "SELECT r.job_id, r.ordinal, r.attempt + 1, now() " RETRY_FROM,
+						  "la", job, codes);
+	if (failed + unsent > 0)
+		llmb_sql_run("UPDATE llm_batch.job SET queued = queued + $2, failed = failed - $2 + $3, cancelled = cancelled - $3, "
+					 " state = 'running', reason = NULL, finished_at = NULL WHERE id = $1",
+					 "lii", job, failed + unsent, cancelled);
+	return failed + unsent;
+}
+
+#define APPLY_FROM \
+	"FROM llm_batch.result r " \
+	"JOIN llm_batch.answer a USING (job_id, ordinal, attempt) " \
+	"WHERE r.job_id = $1 AND r.state = 'failed' AND r.error_code = 'write_back' AND a.answer IS NOT NULL " \
+	"AND NOT EXISTS (SELECT FROM llm_batch.result n WHERE n.job_id = r.job_id AND n.ordinal = r.ordinal AND n.attempt > r.attempt) " \
+	"AND NOT EXISTS (SELECT FROM llm_batch.queue q WHERE q.job_id = r.job_id AND q.ordinal = r.ordinal) "
+
+int64
+llmb_store_count_apply(int64 job)
+{
+	LlmbRows   *rows = llmb_sql("SELECT count(*) " APPLY_FROM, "l", job);
+	int64		count = llmb_row_int(rows, 0, 1);
+
+	llmb_sql_done(rows);
+	return count;
+}
+
+int
+llmb_store_do_apply(int64 job)
+{
+	int			count = llmb_sql_run("INSERT INTO llm_batch.unapplied (job_id, ordinal, attempt, tries, not_before) "
+									 "SELECT r.job_id, r.ordinal, r.attempt, 0, now() " APPLY_FROM "ON CONFLICT DO NOTHING",
+									 "l", job);
+
+	if (count == 0)
+		return 0;
+	llmb_sql_run("UPDATE llm_batch.result r SET state = 'stored', error_code = NULL "
+				 "FROM llm_batch.unapplied u "
+				 "WHERE u.job_id = $1 AND (r.job_id, r.ordinal, r.attempt) = (u.job_id, u.ordinal, u.attempt) "
+				 "AND r.state = 'failed'", "l", job);
+	llmb_sql_run("UPDATE llm_batch.job SET failed = failed - $2, in_flight = in_flight + $2, "
+				 " unapplied = unapplied + $2, state = 'running', reason = NULL, finished_at = NULL "
+				 "WHERE id = $1", "li", job, count);
+	return count;
+}
+
+/* ---- probes ---- */
+
+int64
+llmb_store_new_probe(const char *server, const char *role)
+{
+	LlmbRows   *rows = llmb_sql("INSERT INTO llm_batch.probe (server, role) VALUES ($1::name, $2::name) RETURNING id",
+								"tt", server, role);
+	int64		id = llmb_row_int(rows, 0, 1);
+
+	llmb_sql_done(rows);
+	return id;
+}
+
+List *
+llmb_store_probes(void)
+{
+	LlmbRows   *rows;
+	List	   *probes = NIL;
+
+	/* who asked and left has no use for the answer any more */
+	llmb_sql_run("DELETE FROM llm_batch.probe WHERE asked_at < now() - interval '1 hour'", "");
+	rows = llmb_sql("SELECT id, server, role FROM llm_batch.probe WHERE ok IS NULL ORDER BY id LIMIT 10", "");
+	for (int i = 0; i < llmb_row_count(rows); i++)
+	{
+		LlmbProbe  *probe = palloc0(sizeof(LlmbProbe));
+
+		probe->id = llmb_row_int(rows, i, 1);
+		probe->server = llmb_row_text(rows, i, 2);
+		probe->role = llmb_row_text(rows, i, 3);
+		probes = lappend(probes, probe);
+	}
+	llmb_sql_done(rows);
+	return probes;
+}
+
+void
+llmb_store_probe_done(int64 id, bool ok, const char *message)
+{
+	llmb_sql_run("UPDATE llm_batch.probe SET ok = $2, message = $3 WHERE id = $1", "lbt", id, ok, message);
+}
+
+bool
+llmb_store_take_probe(int64 id, bool *ok, char **message)
+{
+	LlmbRows   *rows = llmb_sql("DELETE FROM llm_batch.probe WHERE id = $1 AND ok IS NOT NULL RETURNING ok, message",
+								"l", id);
+	bool		done = llmb_row_count(rows) > 0;
+
+	if (done)
+	{
+		*ok = llmb_row_bool(rows, 0, 1);
+		*message = llmb_row_text(rows, 0, 2);
+	}
+	llmb_sql_done(rows);
+	return done;
+}
+
+/* ---- events ---- */
+
+void
+llmb_store_event(int64 job, int64 batch, const char *kind, const char *format,...)
+{
+	StringInfoData message;
+
+	initStringInfo(&message);
+	for (;;)
+	{
+		va_list		args;
+		int			needed;
+
+		va_start(args, format);
+		needed = appendStringInfoVA(&message, format, args);
+		va_end(args);
+		if (needed == 0)
+			break;
+		enlargeStringInfo(&message, needed);
+	}
+	llmb_sql_run("INSERT INTO llm_batch.event (job_id, batch_id, kind, message) "
+				 "VALUES ($1, NULLIF($2, 0), $3, $4)", "lltt", job, batch, kind, message.data);
+}

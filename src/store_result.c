@@ -1,0 +1,253 @@
+/*-------------------------------------------------------------------------
+ *
+ * store_result.c
+ *		What attempts brought: numbers in llm_batch.result, words in
+ *		llm_batch.answer, what is to be sent again in llm_batch.queue, and
+ *		what could not yet be written to its row in llm_batch.unapplied.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "llm_batch.h"
+
+#include "catalog/pg_type.h"
+#include "utils/builtins.h"
+#include "utils/timestamp.h"
+
+#include "bulk.h"
+#include "sql.h"
+#include "store.h"
+
+static ArrayType *
+ordinal_array(const LlmbResult *results, int count)
+{
+	Datum	   *datums = palloc(sizeof(Datum) * Max(count, 1));
+
+	for (int i = 0; i < count; i++)
+		datums[i] = Int32GetDatum(results[i].ordinal);
+	return construct_array(datums, count, INT4OID, sizeof(int32), true, TYPALIGN_INT);
+}
+
+void
+llmb_store_keys(int64 job, LlmbResult *results, int count)
+{
+	LlmbRows   *rows;
+
+	/* the array's order is the results' order */
+	rows = llmb_sql("SELECT u.n::int, i.key, i.prompt_hash "
+					"FROM unnest($2::int[]) WITH ORDINALITY u(ordinal, n) "
+					"JOIN llm_batch.item i ON i.job_id = $1 AND i.ordinal = u.ordinal",
+					"lo", job, ordinal_array(results, count));
+	for (int i = 0; i < llmb_row_count(rows); i++)
+	{
+		LlmbResult *result = &results[llmb_row_int(rows, i, 1) - 1];
+
+		result->key = llmb_row_text(rows, i, 2);
+		result->prompt_hash = llmb_row_int(rows, i, 3);
+	}
+	llmb_sql_done(rows);
+}
+
+/* ---- appending ---- */
+
+static void
+text_or_null(const char *text, Datum *value, bool *isnull)
+{
+	*isnull = text == NULL;
+	*value = text ? CStringGetTextDatum(text) : (Datum) 0;
+}
+
+static void
+tokens_or_null(int64 tokens, Datum *value, bool *isnull)
+{
+	*isnull = tokens < 0 || tokens > PG_INT32_MAX;
+	*value = *isnull ? (Datum) 0 : Int32GetDatum((int32) tokens);
+}
+
+static void
+put_numbers(LlmbBulk *bulk, int64 job, const LlmbResult *r, TimestampTz now)
+{
+	Datum		values[18];
+	bool		nulls[18] = {false};
+
+	values[0] = Int64GetDatum(job);
+	values[1] = Int64GetDatum(r->batch);
+	values[2] = TimestampTzGetDatum(now);
+	values[3] = Int32GetDatum(r->ordinal);
+	values[4] = Int32GetDatum(r->attempt);
+	tokens_or_null(r->input_tokens, &values[5], &nulls[5]);
+	tokens_or_null(r->cached_tokens, &values[6], &nulls[6]);
+	tokens_or_null(r->cache_write_tokens, &values[7], &nulls[7]);
+	tokens_or_null(r->output_tokens, &values[8], &nulls[8]);
+	tokens_or_null(r->reasoning_tokens, &values[9], &nulls[9]);
+	values[10] = BoolGetDatum(r->applied);
+	values[11] = BoolGetDatum(r->altered);
+	text_or_null(r->state, &values[12], &nulls[12]);
+	text_or_null(llmb_code_name(r->code), &values[13], &nulls[13]);
+	text_or_null(r->finish_reason, &values[14], &nulls[14]);
+	text_or_null(r->model, &values[15], &nulls[15]);
+	text_or_null(r->request_id, &values[16], &nulls[16]);
+	nulls[17] = !r->free;
+	values[17] = r->free ? DirectFunctionCall1(int4_numeric, Int32GetDatum(0)) : (Datum) 0;
+	llmb_bulk_put(bulk, values, nulls);
+}
+
+static void
+put_words(LlmbBulk *bulk, int64 job, const LlmbResult *r)
+{
+	Datum		values[5];
+	bool		nulls[5] = {false};
+
+	values[0] = Int64GetDatum(job);
+	values[1] = Int32GetDatum(r->ordinal);
+	values[2] = Int32GetDatum(r->attempt);
+	text_or_null(r->answer, &values[3], &nulls[3]);
+	text_or_null(r->error, &values[4], &nulls[4]);
+	llmb_bulk_put(bulk, values, nulls);
+}
+
+static void
+put_queue(LlmbBulk *bulk, int64 job, int ordinal, int attempt, TimestampTz when)
+{
+	Datum		values[4] = {Int64GetDatum(job), Int32GetDatum(attempt),
+		Int32GetDatum(ordinal), TimestampTzGetDatum(when)};
+	bool		nulls[4] = {false};
+
+	llmb_bulk_put(bulk, values, nulls);
+}
+
+void
+llmb_store_put_results(int64 job, LlmbResult *results, int count)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	LlmbBulk   *bulk = llmb_bulk_begin("result");
+	int			retried = 0;
+
+	for (int i = 0; i < count; i++)
+	{
+		put_numbers(bulk, job, &results[i], now);
+		retried += strcmp(results[i].state, "retried") == 0;
+	}
+	llmb_bulk_end(bulk);
+
+	bulk = llmb_bulk_begin("answer");
+	for (int i = 0; i < count; i++)
+	{
+		if (results[i].answer || results[i].error)
+			put_words(bulk, job, &results[i]);
+	}
+	llmb_bulk_end(bulk);
+	if (retried == 0)
+		return;
+
+	bulk = llmb_bulk_begin("queue");
+	for (int i = 0; i < count; i++)
+	{
+		if (strcmp(results[i].state, "retried") == 0)
+			put_queue(bulk, job, results[i].ordinal, results[i].attempt + 1,
+					  TimestampTzPlusMilliseconds(now, results[i].retry_after_ms));
+	}
+	llmb_bulk_end(bulk);
+}
+
+void
+llmb_store_requeue(const LlmbBatchRow *batch, const bool *seen, int attempt, int delay_ms)
+{
+	TimestampTz when = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), delay_ms);
+	LlmbBulk   *bulk = llmb_bulk_begin("queue");
+
+	for (int i = 0; i < batch->range_count; i++)
+	{
+		const LlmbRange *range = &batch->ranges[i];
+
+		for (int ordinal = range->lower; ordinal < range->upper; ordinal++)
+		{
+			if (seen == NULL || !seen[range->position + ordinal - range->lower])
+				put_queue(bulk, batch->job, ordinal, attempt, when);
+		}
+	}
+	llmb_bulk_end(bulk);
+}
+
+/* ---- answers that wait for their rows ---- */
+
+static int64
+due_job(void)
+{
+	LlmbRows   *rows = llmb_sql("SELECT job_id FROM llm_batch.unapplied "
+								"WHERE not_before <= clock_timestamp() ORDER BY not_before LIMIT 1", "");
+	int64		job = llmb_row_count(rows) ? llmb_row_int(rows, 0, 1) : 0;
+
+	llmb_sql_done(rows);
+	return job;
+}
+
+LlmbResult *
+llmb_store_due_answers(int64 *job, int limit, int *count)
+{
+	LlmbRows   *rows;
+	LlmbResult *results;
+
+	*count = 0;
+	*job = due_job();
+	if (*job == 0)
+		return NULL;
+	rows = llmb_sql("SELECT u.ordinal, u.attempt, i.key, i.prompt_hash, a.answer, u.tries "
+					"FROM llm_batch.unapplied u JOIN llm_batch.item i USING (job_id, ordinal) "
+					"JOIN llm_batch.answer a USING (job_id, ordinal, attempt) "
+					"WHERE u.job_id = $1 AND u.not_before <= clock_timestamp() ORDER BY u.ordinal LIMIT $2",
+					"li", *job, limit);
+	*count = llmb_row_count(rows);
+	results = palloc0(sizeof(LlmbResult) * Max(*count, 1));
+	for (int i = 0; i < *count; i++)
+	{
+		results[i].ordinal = llmb_row_int(rows, i, 1);
+		results[i].attempt = llmb_row_int(rows, i, 2);
+		results[i].key = llmb_row_text(rows, i, 3);
+		results[i].prompt_hash = llmb_row_int(rows, i, 4);
+		results[i].answer = llmb_row_text(rows, i, 5);
+		results[i].retry_after_ms = llmb_row_int(rows, i, 6);
+	}
+	llmb_sql_done(rows);
+	return results;
+}
+
+TimestampTz
+llmb_store_next_due_answer(void)
+{
+	LlmbRows   *rows = llmb_sql("SELECT not_before FROM llm_batch.unapplied ORDER BY not_before LIMIT 1", "");
+	TimestampTz when = llmb_row_count(rows) ? llmb_row_time(rows, 0, 1) : 0;
+
+	llmb_sql_done(rows);
+	return when;
+}
+
+void
+llmb_store_answer_decided(int64 job, const LlmbResult *r)
+{
+	llmb_sql_run("DELETE FROM llm_batch.unapplied WHERE job_id = $1 AND ordinal = $2", "li", job, r->ordinal);
+	llmb_sql_run("UPDATE llm_batch.result SET state = $4, error_code = $5, applied = $6 "
+				 "WHERE job_id = $1 AND ordinal = $2 AND attempt = $3",
+				 "liittb", job, r->ordinal, r->attempt, r->state, llmb_code_name(r->code), r->applied);
+	llmb_sql_run("UPDATE llm_batch.answer SET error = $4 WHERE job_id = $1 AND ordinal = $2 AND attempt = $3",
+				 "liit", job, r->ordinal, r->attempt, r->error);
+}
+
+void
+llmb_store_answer_later(int64 job, int ordinal, int64 delay_ms)
+{
+	llmb_sql_run("UPDATE llm_batch.unapplied SET tries = tries + 1, "
+				 " not_before = clock_timestamp() + $3 * interval '1 millisecond' "
+				 "WHERE job_id = $1 AND ordinal = $2", "lil", job, ordinal, delay_ms);
+}
+
+void
+llmb_store_answer_wait(int64 job, const LlmbResult *results, int count, int64 delay_ms)
+{
+	for (int i = 0; i < count; i++)
+	{
+		if (strcmp(results[i].state, "stored") == 0)
+			llmb_sql_run("INSERT INTO llm_batch.unapplied (job_id, ordinal, attempt, tries, not_before) "
+						 "VALUES ($1, $2, $3, 1, clock_timestamp() + $4 * interval '1 millisecond')",
+						 "liil", job, results[i].ordinal, results[i].attempt, delay_ms);
+	}
+}

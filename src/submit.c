@@ -1,0 +1,678 @@
+/*-------------------------------------------------------------------------
+ *
+ * submit.c
+ *		submit, submit_query, submit_prompts and preview.
+ *
+ * One way leads from arguments to items: ask (the arguments, checked) ->
+ * a query of the caller's, run as the caller -> prompts, rendered and
+ * checked -> a sink, which either appends items to the store or prints what
+ * would be sent.  Nothing is enqueued when anything is wrong, for all of it
+ * happens in the caller's transaction.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "llm_batch.h"
+
+#include "access/xact.h"
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "funcapi.h"
+#include "lib/stringinfo.h"
+#include "mb/pg_wchar.h"
+#include "miscadmin.h"
+#include "pgtime.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/jsonb.h"
+#include "utils/lsyscache.h"
+#include "utils/numeric.h"
+#include "utils/timestamp.h"
+
+#include "bulk.h"
+#include "compat.h"
+#include "options.h"
+#include "request.h"
+#include "shmem.h"
+#include "source.h"
+#include "store.h"
+
+PG_FUNCTION_INFO_V1(llmb_submit);
+PG_FUNCTION_INFO_V1(llmb_submit_query);
+PG_FUNCTION_INFO_V1(llmb_submit_prompts);
+PG_FUNCTION_INFO_V1(llmb_preview);
+
+#define FETCH_ROWS 500
+
+/* Arguments that all entry points share, from position "tail" on. */
+enum
+{
+	ARG_SERVER, ARG_SYSTEM, ARG_PARAMS, ARG_SCHEMA, ARG_MODE, ARG_PRIORITY, ARG_ATOMIC,
+	ARG_CACHE, ARG_PACK, ARG_MASK_PII, ARG_MAX_COST, ARG_DEADLINE, ARG_AFTER,
+	ARG_REQUEST_KEY, ARG_LABELS, TAIL_ARGS
+};
+
+/* One prompt on its way to a sink. */
+typedef struct Line
+{
+	char	   *key;
+	char	   *prompt;			/* database encoding, len bytes */
+	size_t		len;
+	char	   *system;
+	char	   *messages;
+	char	   *params;
+} Line;
+
+typedef struct Ask
+{
+	LlmbServer *server;
+	LlmbNewJob	job;
+	LlmbSource *source;			/* NULL: submit_query, submit_prompts */
+	char	   *filter;
+	int64		limit;			/* -1: none */
+	size_t		max_prompt;		/* bytes */
+
+	/* the sink */
+	void		(*sink) (struct Ask *ask, const Line *line);
+	int			count;			/* lines so far */
+	int64		job_id;
+	LlmbBulk   *items;
+	LlmbBulk   *prompts;
+	ReturnSetInfo *preview;
+} Ask;
+
+/* ---- arguments ---- */
+
+static char *
+text_arg(FunctionCallInfo fcinfo, int n)
+{
+	return PG_ARGISNULL(n) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(n));
+}
+
+static char *
+jsonb_arg(FunctionCallInfo fcinfo, int n, const char *name, const char *absent)
+{
+	Jsonb	   *jsonb;
+
+	if (PG_ARGISNULL(n))
+		return absent ? pstrdup(absent) : NULL;
+	jsonb = PG_GETARG_JSONB_P(n);
+	if (!JB_ROOT_IS_OBJECT(jsonb))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("%s must be a JSON object", name),
+				 errhint("For instance: %s => '{}'.", name)));
+	return JsonbToCString(NULL, &jsonb->root, VARSIZE(jsonb));
+}
+
+static void
+required(const char *value, const char *name)
+{
+	if (value == NULL || value[strspn(value, " \t\r\n")] == '\0')
+		ereport(ERROR,
+				(errcode(value ? ERRCODE_INVALID_PARAMETER_VALUE : ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("%s must not be %s", name, value ? "empty" : "NULL"),
+				 errhint("Pass %s => '...'.", name)));
+}
+
+static void
+not_yet(bool asked, const char *name, const char *neutral)
+{
+	if (asked)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("argument \"%s\" is not supported yet", name),
+				 errhint("Leave it out, or pass %s => %s.", name, neutral)));
+}
+
+/* What is promised for later must not look as if it worked now. */
+static void
+check_later_arguments(FunctionCallInfo fcinfo, int tail)
+{
+	char	   *mode = text_arg(fcinfo, tail + ARG_MODE);
+
+	if (mode == NULL || (strcmp(mode, "auto") != 0 && strcmp(mode, "batch") != 0 && strcmp(mode, "realtime") != 0))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("invalid mode"),
+				 errhint("mode is one of auto, batch, realtime.")));
+	if (strcmp(mode, "realtime") == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("mode \"realtime\" is not supported yet"),
+				 errhint("Use mode => 'batch'.")));
+	not_yet(!PG_ARGISNULL(tail + ARG_ATOMIC) && PG_GETARG_BOOL(tail + ARG_ATOMIC), "atomic", "false");
+	not_yet(!PG_ARGISNULL(tail + ARG_PACK) && PG_GETARG_INT32(tail + ARG_PACK) != 1, "pack", "1");
+	not_yet(!PG_ARGISNULL(tail + ARG_MASK_PII) && PG_GETARG_BOOL(tail + ARG_MASK_PII), "mask_pii", "false");
+	not_yet(!PG_ARGISNULL(tail + ARG_MAX_COST), "max_cost", "NULL");
+	not_yet(!PG_ARGISNULL(tail + ARG_AFTER), "after", "NULL");
+}
+
+/* Hash of all arguments, so that a request_key stands for one request. */
+static int64
+arguments_hash(FunctionCallInfo fcinfo, int tail)
+{
+	StringInfoData all;
+
+	initStringInfo(&all);
+	for (int i = 0; i < tail + TAIL_ARGS; i++)
+	{
+		Oid			type = get_fn_expr_argtype(fcinfo->flinfo, i);
+		Oid			output;
+		bool		varlena;
+
+		appendStringInfo(&all, "%d:", i);
+		if (PG_ARGISNULL(i))
+			continue;
+		getTypeOutputInfo(type, &output, &varlena);
+		appendStringInfo(&all, "=%s", OidOutputFunctionCall(output, PG_GETARG_DATUM(i)));
+	}
+	return llmb_text_hash(all.data, all.len);
+}
+
+static TimestampTz
+deadline_arg(FunctionCallInfo fcinfo, int n)
+{
+	TimestampTz now = GetCurrentTransactionStartTimestamp();
+	TimestampTz deadline;
+
+	if (PG_ARGISNULL(n))
+		return 0;
+	deadline = DatumGetTimestampTz(DirectFunctionCall2(timestamptz_pl_interval, TimestampTzGetDatum(now),
+													   PG_GETARG_DATUM(n)));
+	if (deadline <= now)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("deadline must lie ahead"),
+				 errhint("It is an interval from now on, for instance deadline => '6 hours'.")));
+	return deadline;
+}
+
+static void
+check_params(const Ask *ask, const char *params)
+{
+	char	   *utf8 = llmb_to_utf8(params);
+	const char *reason;
+	LlmbJson   *json = llmb_json_parse(utf8, strlen(utf8), &reason);
+	char	   *refused;
+
+	if (json == NULL || json->type != LLMB_JSON_OBJECT)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("params must be a JSON object"),
+				 errhint("For instance: params => '{\"max_tokens\": 200}'.")));
+	refused = ask->server->provider->check_params(ask->job.model, json);
+	if (refused)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("params cannot be sent to model \"%s\"", ask->job.model),
+				 errdetail("%s", refused),
+				 errhint("Correct or leave out that parameter.")));
+}
+
+/* function: what writes, for the message in a read-only session; else NULL */
+static Ask *
+read_arguments(FunctionCallInfo fcinfo, const char *function, int model, int tail)
+{
+	Ask		   *ask = palloc0(sizeof(Ask));
+	LlmbNewJob *job = &ask->job;
+
+	if (function)
+	{
+		PreventCommandDuringRecovery(function);
+		PreventCommandIfReadOnly(function);
+	}
+	check_later_arguments(fcinfo, tail);
+	job->model = text_arg(fcinfo, model);
+	required(job->model, "model");
+	job->mode = text_arg(fcinfo, tail + ARG_MODE);
+	job->def.system = text_arg(fcinfo, tail + ARG_SYSTEM);
+	job->def.params = jsonb_arg(fcinfo, tail + ARG_PARAMS, "params", "{}");
+	job->def.schema = jsonb_arg(fcinfo, tail + ARG_SCHEMA, "schema", NULL);
+	job->def.time_zone = pstrdup(pg_get_timezone_name(session_timezone));
+	job->labels = jsonb_arg(fcinfo, tail + ARG_LABELS, "labels", "{}");
+	job->priority = PG_ARGISNULL(tail + ARG_PRIORITY) ? 0 : PG_GETARG_INT32(tail + ARG_PRIORITY);
+	job->deadline = deadline_arg(fcinfo, tail + ARG_DEADLINE);
+	job->request_key = text_arg(fcinfo, tail + ARG_REQUEST_KEY);
+	job->request_hash = arguments_hash(fcinfo, tail);
+	ask->limit = -1;
+	ask->server = llmb_choose_server(PG_ARGISNULL(tail + ARG_SERVER) ? NULL :
+									 NameStr(*PG_GETARG_NAME(tail + ARG_SERVER)), job->model);
+	job->server = ask->server->name;
+	check_params(ask, job->def.params);
+	ask->max_prompt = Min((size_t) llmb_max_prompt_kb * 1024, (size_t) ask->server->max_batch_bytes);
+	return ask;
+}
+
+/* ---- prompts ---- */
+
+/* Requests are UTF-8; a SQL_ASCII database may hold anything. */
+static void
+check_encoding(const Line *line)
+{
+	if (GetDatabaseEncoding() == PG_SQL_ASCII &&
+		!pg_verify_mbstr(PG_UTF8, line->prompt, line->len, true))
+		ereport(ERROR,
+				(errcode(ERRCODE_CHARACTER_NOT_IN_REPERTOIRE),
+				 errmsg("the prompt for key %s is not valid UTF-8", line->key),
+				 errhint("Correct the text, or leave the row out with filter.")));
+}
+
+static void
+check_prompt(const Ask *ask, const Line *line)
+{
+	if (line->messages == NULL &&
+		(line->prompt == NULL || line->prompt[strspn(line->prompt, " \t\r\n")] == '\0'))
+		ereport(ERROR,
+				(errcode(line->prompt ? ERRCODE_INVALID_PARAMETER_VALUE : ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("the prompt for key %s is %s", line->key, line->prompt ? "empty" : "NULL"),
+				 errhint("Leave such rows out, for instance with filter.")));
+	if (line->len > ask->max_prompt)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("the prompt for key %s is too long: %zu bytes", line->key, line->len),
+				 errdetail("At most %zu bytes may be sent.", ask->max_prompt),
+				 errhint("Shorten the text (left(body, 100000)), leave the row out with filter, or raise llm_batch.max_prompt_size and the server's max_batch_bytes.")));
+	if (line->prompt)
+		check_encoding(line);
+}
+
+static void
+take_line(Ask *ask, const Line *line)
+{
+	check_prompt(ask, line);
+	if (ask->count >= LLMB_MAX_ITEMS)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("a job cannot have more than %d items", LLMB_MAX_ITEMS),
+				 errhint("Submit several jobs, each with its own filter.")));
+	ask->count++;
+	ask->sink(ask, line);
+}
+
+/* ---- the sink that enqueues ---- */
+
+static Datum
+text_datum(const char *text, bool *isnull)
+{
+	*isnull = text == NULL;
+	return text ? CStringGetTextDatum(text) : (Datum) 0;
+}
+
+static void
+enqueue_line(Ask *ask, const Line *line)
+{
+	Datum		item[4];
+	bool		item_nulls[4] = {false};
+	Datum		prompt[6];
+	bool		prompt_nulls[6] = {false};
+
+	item[0] = prompt[0] = Int64GetDatum(ask->job_id);
+	item[1] = Int64GetDatum(line->prompt ? llmb_text_hash(line->prompt, line->len) : 0);
+	item[2] = prompt[1] = Int32GetDatum(ask->count);
+	item[3] = text_datum(line->key, &item_nulls[3]);
+	prompt_nulls[2] = line->prompt == NULL;
+	prompt[2] = line->prompt ? PointerGetDatum(cstring_to_text_with_len(line->prompt, line->len)) : (Datum) 0;
+	prompt[3] = text_datum(line->system, &prompt_nulls[3]);
+	prompt[4] = text_datum(line->messages, &prompt_nulls[4]);
+	prompt[5] = text_datum(line->params, &prompt_nulls[5]);
+	llmb_bulk_put(ask->items, item, item_nulls);
+	llmb_bulk_put(ask->prompts, prompt, prompt_nulls);
+}
+
+/* The job of the same request_key, or 0; other arguments are an error. */
+static int64
+same_request(const Ask *ask)
+{
+	int64		hash = 0;
+	int64		job;
+
+	if (ask->job.request_key == NULL)
+		return 0;
+	job = llmb_store_find_request(GetUserNameFromId(GetUserId(), false), ask->job.request_key, &hash);
+	if (job != 0 && hash != ask->job.request_hash)
+		ereport(ERROR,
+				(errcode(ERRCODE_DUPLICATE_OBJECT),
+				 errmsg("request_key \"%s\" belongs to job " INT64_FORMAT ", which had other arguments",
+						ask->job.request_key, job),
+				 errhint("Use another request_key for another request.")));
+	return job;
+}
+
+/*
+ * Opens the job; false when the same request has one already.  Two sessions
+ * with one request_key meet at the unique index: the second waits there for
+ * the first.
+ */
+static bool
+open_job(Ask *ask)
+{
+	if ((ask->job_id = same_request(ask)) != 0)
+		return false;
+	ask->job_id = llmb_store_new_job(&ask->job, GetUserNameFromId(GetUserId(), false));
+	if (ask->job_id == 0)
+	{
+		ask->job_id = same_request(ask);
+		if (ask->job_id == 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+					 errmsg("another session has just used request_key \"%s\"", ask->job.request_key),
+					 errhint("Run the statement again.")));
+		return false;
+	}
+	ask->items = llmb_bulk_begin("item");
+	ask->prompts = llmb_bulk_begin("prompt");
+	ask->sink = enqueue_line;
+	return true;
+}
+
+static Datum
+close_job(Ask *ask)
+{
+	llmb_bulk_end(ask->items);
+	llmb_bulk_end(ask->prompts);
+	llmb_store_job_filled(ask->job_id, ask->count);
+	if (ask->count == 0)
+	{
+		ereport(NOTICE, (errmsg("no rows match: job " INT64_FORMAT " is empty", ask->job_id)));
+		(void) llmb_store_finish_job(ask->job_id);
+	}
+	else
+		llmb_wake_at_commit();
+	return Int64GetDatum(ask->job_id);
+}
+
+/* ---- rows of the caller's query ---- */
+
+/* How a row becomes a line; allocates in the current context. */
+typedef void (*RowReader) (Ask *ask, HeapTuple tuple, TupleDesc desc, void *arg, Line *line);
+
+static void
+read_source_row(Ask *ask, HeapTuple tuple, TupleDesc desc, void *arg, Line *line)
+{
+	LlmbRenderer *renderer = arg;
+	Datum		values[FUNC_MAX_ARGS];
+	bool		nulls[FUNC_MAX_ARGS];
+	StringInfoData prompt;
+
+	line->key = SPI_getvalue(tuple, desc, 1);
+	if (line->key == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("the key of a row is NULL"),
+				 errhint("Leave such rows out with filter, or name another key.")));
+	for (int i = 1; i < desc->natts; i++)
+		values[i - 1] = SPI_getbinval(tuple, desc, i + 1, &nulls[i - 1]);
+	initStringInfo(&prompt);
+	llmb_render(renderer, &prompt, values, nulls);
+	line->prompt = prompt.data;
+	line->len = prompt.len;
+}
+
+static void
+read_query_row(Ask *ask, HeapTuple tuple, TupleDesc desc, void *arg, Line *line)
+{
+	const int  *columns = arg;	/* key, prompt, system, messages, params; 0: none */
+
+	line->key = SPI_getvalue(tuple, desc, columns[0]);
+	line->prompt = columns[1] ? SPI_getvalue(tuple, desc, columns[1]) : NULL;
+	line->len = line->prompt ? strlen(line->prompt) : 0;
+	line->system = columns[2] ? SPI_getvalue(tuple, desc, columns[2]) : NULL;
+	line->messages = columns[3] ? SPI_getvalue(tuple, desc, columns[3]) : NULL;
+	line->params = columns[4] ? SPI_getvalue(tuple, desc, columns[4]) : NULL;
+	if (line->key == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("row %d of the query has no key", ask->count + 1),
+				 errhint("Let the query yield a key for each row.")));
+	if (line->params)
+		check_params(ask, line->params);
+}
+
+static void
+read_rows(Ask *ask, Portal portal, RowReader reader, void *arg)
+{
+	MemoryContext per_row = AllocSetContextCreate(CurrentMemoryContext, "llm_batch submit row",
+												  ALLOCSET_DEFAULT_SIZES);
+
+	for (;;)
+	{
+		SPITupleTable *table;
+
+		SPI_cursor_fetch(portal, true, FETCH_ROWS);
+		table = SPI_tuptable;
+		if (SPI_processed == 0)
+			break;
+		for (uint64 i = 0; i < table->numvals; i++)
+		{
+			Line		line = {0};
+			MemoryContext old;
+
+			CHECK_FOR_INTERRUPTS();
+			MemoryContextReset(per_row);
+			old = MemoryContextSwitchTo(per_row);
+			reader(ask, table->vals[i], table->tupdesc, arg, &line);
+			take_line(ask, &line);
+			MemoryContextSwitchTo(old);
+		}
+		SPI_freetuptable(table);
+	}
+	MemoryContextDelete(per_row);
+}
+
+static Portal
+open_query(const char *sql)
+{
+	SPIPlanPtr	plan;
+	Portal		portal;
+
+	if (SPI_connect() != SPI_OK_CONNECT)
+		elog(ERROR, "SPI_connect failed");
+	plan = SPI_prepare_cursor(sql, 0, NULL, CURSOR_OPT_NO_SCROLL);
+	if (plan == NULL)
+		elog(ERROR, "SPI_prepare_cursor failed: %s", SPI_result_code_string(SPI_result));
+	portal = SPI_cursor_open(NULL, plan, NULL, NULL, false);
+	if (portal == NULL)
+		elog(ERROR, "SPI_cursor_open failed: %s", SPI_result_code_string(SPI_result));
+	return portal;
+}
+
+/* Runs the source's query with the settings that rendering depends on. */
+static void
+read_source(Ask *ask)
+{
+	LlmbRenderer *renderer = llmb_renderer(ask->source->template, ask->source->template_types);
+	int			level = NewGUCNestLevel();
+	Portal		portal;
+
+	llmb_pin_rendering(NULL);
+	portal = open_query(llmb_source_query(ask->source, ask->filter, ask->limit));
+	read_rows(ask, portal, read_source_row, renderer);
+	SPI_cursor_close(portal);
+	SPI_finish();
+	AtEOXact_GUC(false, level);
+}
+
+static int
+query_column(TupleDesc desc, const char *name, bool json)
+{
+	for (int i = 0; i < desc->natts; i++)
+	{
+		Oid			type = TupleDescAttr(desc, i)->atttypid;
+
+		if (strcmp(NameStr(TupleDescAttr(desc, i)->attname), name) != 0)
+			continue;
+		if (json && type != JSONBOID && type != JSONOID)
+			ereport(ERROR,
+					(errcode(ERRCODE_DATATYPE_MISMATCH),
+					 errmsg("column \"%s\" of the query must be of type jsonb", name),
+					 errhint("Cast it: %s::jsonb AS %s.", name, name)));
+		return i + 1;
+	}
+	return 0;
+}
+
+static void
+read_query(Ask *ask, const char *query)
+{
+	Portal		portal = open_query(query);
+	TupleDesc	desc = portal->tupDesc;
+	int			columns[5];
+
+	columns[0] = query_column(desc, "key", false);
+	columns[1] = query_column(desc, "prompt", false);
+	columns[2] = query_column(desc, "system", false);
+	columns[3] = query_column(desc, "messages", true);
+	columns[4] = query_column(desc, "params", true);
+	if (columns[0] == 0 || (columns[1] == 0 && columns[3] == 0))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_COLUMN),
+				 errmsg("the query yields no column \"%s\"", columns[0] == 0 ? "key" : "prompt"),
+				 errhint("It must yield key and prompt (or messages), optionally system and params: SELECT id AS key, 'Summarise: ' || body AS prompt FROM ...")));
+	read_rows(ask, portal, read_query_row, columns);
+	SPI_cursor_close(portal);
+	SPI_finish();
+}
+
+/* ---- entry points ---- */
+
+/* The source's own arguments: 0 source, 1 prompt, 3 target, 4 key, 5 filter, 6 limit. */
+static Ask *
+ask_for_source(FunctionCallInfo fcinfo, const char *function)
+{
+	char	   *prompt = text_arg(fcinfo, 1);
+	LlmbJobDef *def;
+	Ask		   *ask;
+
+	if (PG_ARGISNULL(0))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("source must not be NULL"),
+				 errhint("Pass a table: source => 'articles'.")));
+	required(prompt, "prompt");
+	ask = read_arguments(fcinfo, function, 2, 7);
+	ask->source = llmb_source_resolve(PG_GETARG_OID(0), prompt, text_arg(fcinfo, 4), text_arg(fcinfo, 3));
+	ask->filter = text_arg(fcinfo, 5);
+	if (ask->filter)
+		llmb_check_condition(ask->filter);
+	if (!PG_ARGISNULL(6))
+		ask->limit = PG_GETARG_INT64(6);
+	if (!PG_ARGISNULL(6) && ask->limit < 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("limit must not be negative"),
+				 errhint("Leave it out to take all rows.")));
+	def = &ask->job.def;
+	def->prompt = prompt;
+	def->source_schema = ask->source->schema;
+	def->source_table = ask->source->table;
+	def->key_columns = ask->source->keys;
+	def->key_count = ask->source->key_count;
+	def->target_columns = ask->source->targets;
+	def->target_count = ask->source->target_count;
+	def->schema = llmb_answer_schema(def->schema, def->target_columns, def->target_count);
+	return ask;
+}
+
+/*
+ * llm_batch.submit(...) returns bigint, the job's id
+ */
+Datum
+llmb_submit(PG_FUNCTION_ARGS)
+{
+	Ask		   *ask = ask_for_source(fcinfo, "llm_batch.submit()");
+
+	if (open_job(ask))
+	{
+		read_source(ask);
+		return close_job(ask);
+	}
+	PG_RETURN_INT64(ask->job_id);
+}
+
+/*
+ * llm_batch.submit_query(...) returns bigint, the job's id
+ */
+Datum
+llmb_submit_query(PG_FUNCTION_ARGS)
+{
+	char	   *query = text_arg(fcinfo, 0);
+	Ask		   *ask;
+
+	required(query, "query");
+	ask = read_arguments(fcinfo, "llm_batch.submit_query()", 1, 2);
+	llmb_check_query(query);
+	if (open_job(ask))
+	{
+		read_query(ask, query);
+		return close_job(ask);
+	}
+	PG_RETURN_INT64(ask->job_id);
+}
+
+/*
+ * llm_batch.submit_prompts(...) returns bigint, the job's id
+ */
+Datum
+llmb_submit_prompts(PG_FUNCTION_ARGS)
+{
+	Datum	   *prompts;
+	bool	   *nulls;
+	int			count;
+	Ask		   *ask;
+
+	if (PG_ARGISNULL(0))
+		required(NULL, "prompts");
+	deconstruct_array(PG_GETARG_ARRAYTYPE_P(0), TEXTOID, -1, false, TYPALIGN_INT,
+					  &prompts, &nulls, &count);
+	ask = read_arguments(fcinfo, "llm_batch.submit_prompts()", 1, 2);
+	if (!open_job(ask))
+		PG_RETURN_INT64(ask->job_id);
+	for (int i = 0; i < count; i++)
+	{
+		Line		line = {0};
+
+		line.key = psprintf("%d", i + 1);
+		line.prompt = nulls[i] ? NULL : TextDatumGetCString(prompts[i]);
+		line.len = line.prompt ? strlen(line.prompt) : 0;
+		take_line(ask, &line);
+	}
+	return close_job(ask);
+}
+
+/* The sink of preview: one row, the body as it would be sent. */
+static void
+preview_line(Ask *ask, const Line *line)
+{
+	LlmbPrompt	prompt = {.ordinal = ask->count, .prompt = line->prompt};
+	StringInfoData body;
+	Datum		values[2];
+	bool		nulls[2] = {false};
+
+	initStringInfo(&body);
+	llmb_put_request(&body, ask->server->provider, ask->job.model, &ask->job.def, &prompt, NULL);
+	values[0] = CStringGetTextDatum(line->key);
+	values[1] = CStringGetTextDatum(llmb_from_utf8(body.data, NULL));
+	tuplestore_putvalues(ask->preview->setResult, ask->preview->setDesc, values, nulls);
+}
+
+/*
+ * llm_batch.preview(... as submit ..., n) returns table (key, request)
+ */
+Datum
+llmb_preview(PG_FUNCTION_ARGS)
+{
+	Ask		   *ask = ask_for_source(fcinfo, NULL);
+	int64		n = PG_ARGISNULL(7 + TAIL_ARGS) ? 1 : PG_GETARG_INT32(7 + TAIL_ARGS);
+
+	if (n < 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("n must not be negative"),
+				 errhint("Pass how many requests to show.")));
+	InitMaterializedSRF(fcinfo, 0);
+	ask->preview = (ReturnSetInfo *) fcinfo->resultinfo;
+	ask->sink = preview_line;
+	ask->limit = ask->limit < 0 ? n : Min(ask->limit, n);
+	read_source(ask);
+	return (Datum) 0;
+}

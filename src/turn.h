@@ -1,0 +1,24 @@
+/*-------------------------------------------------------------------------
+ *
+ * turn.h
+ *		A worker's transactions.  turn.c is their only opener.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef LLMB_TURN_H
+#define LLMB_TURN_H
+
+#include "postgres.h"
+
+/*
+ * Begins a transaction with a snapshot; "doing" shows in pg_stat_activity.
+ * The extension is locked against being dropped until the end.  When it is
+ * gone the process leaves and this does not return.  The current memory
+ * context stays the caller's, whose turn it is to reset it.
+ */
+extern void llmb_turn_begin(const char *doing);
+extern void llmb_turn_commit(void);
+/* After an error: gets rid of what is open, if anything. */
+extern void llmb_turn_abort(void);
+
+#endif							/* LLMB_TURN_H */

@@ -1,0 +1,239 @@
+/*-------------------------------------------------------------------------
+ *
+ * worker.c
+ *		The worker of one database: its main loop.
+ *
+ * One process, one loop: serve what came from the network, do one due thing,
+ * sleep on the latch and the sockets until the next falls due.  No
+ * transaction, snapshot or lock is open while it sleeps or transfers, but
+ * the session lock that makes it the only worker of its database.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "llm_batch.h"
+
+#include "access/xact.h"
+#include "commands/extension.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "postmaster/bgworker.h"
+#include "postmaster/interrupt.h"
+#include "storage/ipc.h"
+#include "storage/latch.h"
+#include "storage/lock.h"
+#include "tcop/tcopprot.h"
+#include "utils/guc.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#include "call.h"
+#include "compat.h"
+#include "http.h"
+#include "lifecycle.h"
+#include "shmem.h"
+#include "store.h"
+#include "turn.h"
+
+/*
+ * The lock's key: advisory locks of users have 1 or 2 in the last field, so
+ * nobody can take, or wait for, this one from SQL.
+ */
+#define LOCK_FIELD	0x6C62	/* "lb" */
+
+/* While transfers run, the extension is looked for this often. */
+#define STILL_THERE_MS	1000
+
+PGDLLEXPORT void llmb_worker_main(Datum arg);
+
+/* ---- beginnings ---- */
+
+/* Whatever ALTER DATABASE or ALTER ROLE SET says. */
+static void
+pin_settings(void)
+{
+	static const char *const pinned[][2] = {
+		{"search_path", "pg_catalog, pg_temp"},
+		{"synchronous_commit", "on"},
+		{"default_transaction_isolation", "read committed"},
+		{"default_transaction_read_only", "off"},
+		{"default_transaction_deferrable", "off"},
+		{"statement_timeout", "0"},
+		{"lock_timeout", "0"},
+		{"idle_in_transaction_session_timeout", "0"},
+		{"session_replication_role", "origin"},
+		{"check_function_bodies", "on"},
+		{"zero_damaged_pages", "off"},
+		{"jit", "off"},
+	};
+
+	for (int i = 0; i < lengthof(pinned); i++)
+	{
+		/* remote_apply and the like are stronger than on: leave them */
+		if (strcmp(pinned[i][0], "synchronous_commit") == 0 && synchronous_commit >= SYNCHRONOUS_COMMIT_REMOTE_FLUSH)
+			continue;
+		SetConfigOption(pinned[i][0], pinned[i][1], PGC_SUSET, PGC_S_OVERRIDE);
+	}
+}
+
+/* False when another worker of this database holds it. */
+static bool
+take_lock(void)
+{
+	LOCKTAG		tag;
+
+	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, 0, 0, LOCK_FIELD);
+	return LockAcquire(&tag, ExclusiveLock, true, true) != LOCKACQUIRE_NOT_AVAIL;
+}
+
+static bool
+extension_is_here(void)
+{
+	bool		here;
+
+	SetCurrentStatementStartTimestamp();
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	here = OidIsValid(get_extension_oid(LLMB_EXTENSION, true));
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+	return here;
+}
+
+static void
+leave(bool has_extension)
+{
+	llmb_worker_reports(has_extension, true);
+	proc_exit(0);
+}
+
+static bool
+has_work(void)
+{
+	bool		work;
+
+	llmb_turn_begin("looking for work");
+	work = llmb_store_has_work();
+	llmb_turn_commit();
+	return work;
+}
+
+/* ---- the loop ---- */
+
+/* Sleeps at most so long; true when somebody woke us, or a socket spoke. */
+static bool
+sleep_until_due(long timeout)
+{
+	TimestampTz before = GetCurrentTimestamp();
+
+	llmb_http_wait(timeout);
+	return timeout < 0 || TimestampDifferenceMilliseconds(before, GetCurrentTimestamp()) < timeout;
+}
+
+static long
+shorter(long a, long b)
+{
+	return a < 0 ? b : b < 0 ? a : Min(a, b);
+}
+
+/* While it is dropped under running transfers, nobody else would tell us. */
+static void
+check_extension(TimestampTz *last)
+{
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (!llmb_http_busy() || TimestampDifferenceMilliseconds(*last, now) < STILL_THERE_MS)
+		return;
+	if (!extension_is_here())
+		leave(false);
+	*last = now;
+}
+
+static void
+main_loop(MemoryContext turn)
+{
+	TimestampTz idle_since = GetCurrentTimestamp();
+	TimestampTz last_check = idle_since;
+
+	for (;;)
+	{
+		long		timeout;
+		bool		sweep = false;
+
+		CHECK_FOR_INTERRUPTS();
+		if (ConfigReloadPending)
+		{
+			ConfigReloadPending = false;
+			ProcessConfigFile(PGC_SIGHUP);
+		}
+		if (!llmb_enabled)
+			leave(true);
+		MemoryContextReset(turn);
+		while (llmb_call_serve())
+		{
+			CHECK_FOR_INTERRUPTS();
+			MemoryContextReset(turn);
+		}
+		check_extension(&last_check);
+		timeout = llmb_lifecycle_step();
+		if (timeout == 0)
+		{
+			/* more to do; but first whatever the sockets have */
+			idle_since = GetCurrentTimestamp();
+			if (llmb_http_busy())
+				llmb_http_wait(0);
+			continue;
+		}
+		if (llmb_lifecycle_busy())
+			idle_since = GetCurrentTimestamp();
+		else
+		{
+			long		left = llmb_idle_timeout_s * 1000L -
+				TimestampDifferenceMilliseconds(idle_since, GetCurrentTimestamp());
+
+			if (left <= 0)
+			{
+				/* a commit that came just now found us still here */
+				if (!has_work())
+					leave(true);
+				llmb_lifecycle_look_again();
+				idle_since = GetCurrentTimestamp();
+				continue;
+			}
+			timeout = shorter(timeout, left);
+		}
+		if (llmb_http_busy())
+			timeout = shorter(timeout, STILL_THERE_MS);
+		else if (llmb_lifecycle_busy() && (timeout < 0 || timeout > llmb_sweep_interval_s * 1000L))
+		{
+			timeout = llmb_sweep_interval_s * 1000L;
+			sweep = true;
+		}
+		if (sleep_until_due(timeout) || sweep)
+			llmb_lifecycle_look_again();
+	}
+}
+
+/* The background worker's main function; the argument is the database's oid. */
+void
+llmb_worker_main(Datum arg)
+{
+	MemoryContext turn;
+
+	pqsignal(SIGHUP, SignalHandlerForConfigReload);
+	pqsignal(SIGTERM, die);
+	BackgroundWorkerUnblockSignals();
+	BackgroundWorkerInitializeConnectionByOid(DatumGetObjectId(arg), InvalidOid, 0);
+	pin_settings();
+	llmb_worker_arrives();
+	if (!extension_is_here())
+		leave(false);
+	if (!take_lock() || !llmb_enabled)
+		leave(true);
+	pgstat_report_appname(LLMB_WORKER_TYPE);
+	turn = AllocSetContextCreate(TopMemoryContext, "llm_batch turn", ALLOCSET_DEFAULT_SIZES);
+	MemoryContextSwitchTo(turn);
+	llmb_http_init();
+	llmb_lifecycle_begin();
+	main_loop(turn);
+}

@@ -1,0 +1,509 @@
+/*-------------------------------------------------------------------------
+ *
+ * writeback.c
+ *		Answers into the user's table, as the job's owner.
+ *
+ * One UPDATE writes a slice: it joins the source by its key with the keys
+ * and answers that it is given as arrays, and renders the prompt once more
+ * from the row, so that a row whose text has changed keeps what it has.  As
+ * the test stands in the UPDATE's own WHERE, it also holds for a row that
+ * changed while we waited.
+ *
+ * Nothing of ours waits for others: the slice runs first under a very short
+ * lock_timeout; if somebody holds a row, the slice runs again over the rows
+ * that SELECT ... SKIP LOCKED could get.  If a row refuses, the slice is
+ * halved until the row stands alone.  Each try is a subtransaction.
+ *
+ * User code (triggers, defaults, checks, policies, casts) runs as the owner,
+ * in a security-restricted operation, with pinned settings and a statement
+ * timeout.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "llm_batch.h"
+
+#include "access/xact.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_type.h"
+#include "commands/trigger.h"
+#include "executor/spi.h"
+#include "miscadmin.h"
+#include "storage/proc.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+#include "utils/timeout.h"
+
+#include "compat.h"
+#include "source.h"
+#include "template.h"
+#include "writeback.h"
+
+/*
+ * How long the first, hopeful UPDATE may wait for a row lock.  Long enough
+ * for a short transaction to pass by, short enough not to be waiting.
+ */
+#define HOPEFUL_LOCK_TIMEOUT "10ms"
+
+typedef struct Slice
+{
+	const LlmbJobDef *def;
+	Oid			owner;
+	LlmbWrite  *writes;
+	char	   *update;			/* SQL texts */
+	char	   *lock;
+	char	   *look;
+} Slice;
+
+/* ---- SQL ---- */
+
+static char *
+column_type(Oid relid, const char *column)
+{
+	AttrNumber	attnum = get_attnum(relid, column);
+	Oid			type;
+	int32		typmod;
+	Oid			collation;
+
+	if (attnum == InvalidAttrNumber)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_COLUMN),
+				 errmsg("column \"%s\" does not exist any more", column)));
+	get_atttypetypmodcoll(relid, attnum, &type, &typmod, &collation);
+	/* qualified, whatever the search_path; without typmod, see below */
+	return format_type_extended(type, -1, FORMAT_TYPE_FORCE_QUALIFY);
+}
+
+/*
+ * k, h, a1, a2, ... : what the arrays hold.  Keys are cast to the columns'
+ * types here, once per answer and never per row, so that the key's index
+ * serves.
+ */
+static void
+append_input(StringInfo sql, const LlmbJobDef *def, Oid relid)
+{
+	appendStringInfoString(sql, "(SELECT n, h");
+	for (int i = 0; i < def->key_count; i++)
+	{
+		char	   *type = column_type(relid, def->key_columns[i]);
+
+		if (def->key_count == 1)
+			appendStringInfo(sql, ", k::%s AS k%d", type, i);
+		else
+			appendStringInfo(sql, ", (k::pg_catalog.jsonb ->> %d)::%s AS k%d", i, type, i);
+	}
+	for (int i = 0; i < def->target_count; i++)
+		appendStringInfo(sql, ", a%d", i);
+	appendStringInfoString(sql, " FROM ROWS FROM (pg_catalog.unnest($1::pg_catalog.text[]), pg_catalog.unnest($2::pg_catalog.int8[])");
+	for (int i = 0; i < def->target_count; i++)
+		appendStringInfo(sql, ", pg_catalog.unnest($%d::pg_catalog.text[])", i + 4);
+	appendStringInfoString(sql, ") WITH ORDINALITY AS v(k, h");
+	for (int i = 0; i < def->target_count; i++)
+		appendStringInfo(sql, ", a%d", i);
+	appendStringInfoString(sql, ", n)) AS u");
+}
+
+static void
+append_match(StringInfo sql, const LlmbJobDef *def)
+{
+	for (int i = 0; i < def->key_count; i++)
+		appendStringInfo(sql, "%st.%s = u.k%d", i ? " AND " : "",
+						 quote_identifier(def->key_columns[i]), i);
+}
+
+/* The hash of the prompt as the row would give it now. */
+static void
+append_hash(StringInfo sql, const LlmbJobDef *def)
+{
+	LlmbTemplate *template = llmb_template_parse(def->prompt);
+
+	appendStringInfoString(sql, "llm_batch.prompt_hash($3");
+	for (int i = 0; i < template->column_count; i++)
+		appendStringInfo(sql, ", t.%s", quote_identifier(template->columns[i]));
+	appendStringInfoString(sql, ")");
+}
+
+static void
+build_sql(Slice *slice, Oid relid)
+{
+	const LlmbJobDef *def = slice->def;
+	char	   *table = quote_qualified_identifier(def->source_schema, def->source_table);
+	StringInfoData sql;
+
+	initStringInfo(&sql);
+	appendStringInfo(&sql, "UPDATE %s AS t SET ", table);
+	for (int i = 0; i < def->target_count; i++)
+		appendStringInfo(&sql, "%s%s = u.a%d", i ? ", " : "", quote_identifier(def->target_columns[i]), i);
+	appendStringInfoString(&sql, " FROM ");
+	append_input(&sql, def, relid);
+	appendStringInfoString(&sql, " WHERE ");
+	append_match(&sql, def);
+	appendStringInfoString(&sql, " AND ");
+	append_hash(&sql, def);
+	appendStringInfoString(&sql, " = u.h RETURNING u.n");
+	slice->update = sql.data;
+
+	initStringInfo(&sql);
+	appendStringInfo(&sql, "SELECT u.n FROM %s AS t, ", table);
+	append_input(&sql, def, relid);
+	appendStringInfoString(&sql, " WHERE ");
+	append_match(&sql, def);
+	appendStringInfoString(&sql, " FOR NO KEY UPDATE OF t SKIP LOCKED");
+	slice->lock = sql.data;
+
+	initStringInfo(&sql);
+	appendStringInfoString(&sql, "SELECT u.n, ");
+	append_hash(&sql, def);
+	appendStringInfo(&sql, " = u.h FROM %s AS t, ", table);
+	append_input(&sql, def, relid);
+	appendStringInfoString(&sql, " WHERE ");
+	append_match(&sql, def);
+	slice->look = sql.data;
+}
+
+/* ---- becoming the owner ---- */
+
+typedef struct Identity
+{
+	Oid			user;
+	int			security;
+	int			guc_level;
+} Identity;
+
+static void
+set_local(const char *name, const char *value)
+{
+	(void) set_config_option(name, value, PGC_SUSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+}
+
+static void
+become_owner(const Slice *slice, Identity *was)
+{
+	GetUserIdAndSecContext(&was->user, &was->security);
+	was->guc_level = NewGUCNestLevel();
+	llmb_pin_rendering(slice->def->time_zone);
+	set_local("search_path", "pg_catalog, pg_temp");
+	/* find rows by the key's index; a plan must not read the table for a slice */
+	set_local("enable_seqscan", "off");
+	set_local("enable_hashjoin", "off");
+	set_local("enable_mergejoin", "off");
+	set_local("enable_material", "off");
+	SetUserIdAndSecContext(slice->owner, was->security | SECURITY_LOCAL_USERID_CHANGE | SECURITY_RESTRICTED_OPERATION);
+}
+
+static void
+become_self(const Identity *was)
+{
+	AtEOXact_GUC(false, was->guc_level);
+	SetUserIdAndSecContext(was->user, was->security);
+}
+
+/* ---- arguments ---- */
+
+static Datum
+text_array(const LlmbWrite *writes, const int *which, int count, int column)
+{
+	Datum	   *datums = palloc(sizeof(Datum) * Max(count, 1));
+
+	for (int i = 0; i < count; i++)
+	{
+		const LlmbWrite *write = &writes[which[i]];
+
+		datums[i] = CStringGetTextDatum(column < 0 ? write->key : write->columns[column]);
+	}
+	return PointerGetDatum(construct_array(datums, count, TEXTOID, -1, false, TYPALIGN_INT));
+}
+
+static Datum
+hashes(const LlmbWrite *writes, const int *which, int count)
+{
+	Datum	   *datums = palloc(sizeof(Datum) * Max(count, 1));
+
+	for (int i = 0; i < count; i++)
+		datums[i] = Int64GetDatum(writes[which[i]].prompt_hash);
+	return PointerGetDatum(construct_array(datums, count, INT8OID, sizeof(int64), FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
+}
+
+/* Runs one of the slice's statements over some of its writes. */
+static void
+execute(const Slice *slice, const char *sql, const int *which, int count)
+{
+	int			nargs = 3 + slice->def->target_count;
+	Oid		   *types = palloc(sizeof(Oid) * nargs);
+	Datum	   *values = palloc(sizeof(Datum) * nargs);
+	int			code;
+
+	types[0] = TEXTARRAYOID;
+	values[0] = text_array(slice->writes, which, count, -1);
+	types[1] = INT8ARRAYOID;
+	values[1] = hashes(slice->writes, which, count);
+	types[2] = TEXTOID;
+	values[2] = CStringGetTextDatum(slice->def->prompt);
+	for (int i = 0; i < slice->def->target_count; i++)
+	{
+		types[3 + i] = TEXTARRAYOID;
+		values[3 + i] = text_array(slice->writes, which, count, i);
+	}
+	code = SPI_execute_with_args(sql, nargs, types, values, NULL, false, 0);
+	if (code < 0)
+		elog(ERROR, "SPI_execute_with_args failed: %s", SPI_result_code_string(code));
+}
+
+/* Column 1 of a row of the result: a position in which[], from 0. */
+static int
+result_position(uint64 row, int count)
+{
+	bool		isnull;
+	int64		n = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, 1, &isnull));
+
+	if (isnull || n < 1 || n > count)
+		elog(ERROR, "write-back got row number " INT64_FORMAT, n);
+	return (int) n - 1;
+}
+
+/* ---- one try ---- */
+
+/* Writes, and tells what became of the rows that were not there to write. */
+static void
+update_rows(const Slice *slice, const int *which, int count)
+{
+	bool	   *found = palloc0(sizeof(bool) * count);
+	int			left = count;
+
+	execute(slice, slice->update, which, count);
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		int			n = result_position(i, count);
+
+		left -= !found[n];
+		found[n] = true;
+	}
+	if (left > 0)
+	{
+		for (int i = 0; i < count; i++)
+			slice->writes[which[i]].written = found[i] ? LLMB_WRITTEN : LLMB_ROW_GONE;
+		execute(slice, slice->look, which, count);
+		for (uint64 i = 0; i < SPI_processed; i++)
+		{
+			int			n = result_position(i, count);
+			bool		isnull;
+			bool		same = DatumGetBool(SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 2, &isnull));
+
+			/* unchanged, yet not written: a rule, policy or trigger said no */
+			if (!found[n])
+			{
+				slice->writes[which[n]].written = same ? LLMB_ROW_REFUSED : LLMB_ROW_STALE;
+				if (same)
+					slice->writes[which[n]].reason =
+						"the row was not updated: a policy, rule or trigger withheld it";
+			}
+		}
+		return;
+	}
+	for (int i = 0; i < count; i++)
+		slice->writes[which[i]].written = LLMB_WRITTEN;
+}
+
+/* Locks what can be had at once; the others come back later. */
+static int
+lock_rows(const Slice *slice, const int *which, int count, int *locked)
+{
+	int			got = 0;
+	bool	   *have = palloc0(sizeof(bool) * count);
+
+	execute(slice, slice->lock, which, count);
+	for (uint64 i = 0; i < SPI_processed; i++)
+		have[result_position(i, count)] = true;
+	for (int i = 0; i < count; i++)
+	{
+		slice->writes[which[i]].written = LLMB_ROW_LATER;
+		if (have[i])
+			locked[got++] = which[i];
+	}
+	return got;
+}
+
+/* Rows that are not there at all cannot be locked: told from locked ones. */
+static void
+settle_missing(const Slice *slice, const int *which, int count)
+{
+	bool	   *there = palloc0(sizeof(bool) * count);
+
+	execute(slice, slice->look, which, count);
+	for (uint64 i = 0; i < SPI_processed; i++)
+		there[result_position(i, count)] = true;
+	for (int i = 0; i < count; i++)
+	{
+		if (!there[i] && slice->writes[which[i]].written == LLMB_ROW_LATER)
+			slice->writes[which[i]].written = LLMB_ROW_GONE;
+	}
+}
+
+typedef enum TryKind
+{
+	TRY_HOPEFUL,				/* straight UPDATE under a short lock_timeout */
+	TRY_LOCKED					/* SKIP LOCKED first */
+} TryKind;
+
+static void
+try_inside(const Slice *slice, TryKind kind, const int *which, int count)
+{
+	Identity	was;
+	int		   *locked = palloc(sizeof(int) * count);
+	int			got = count;
+
+	become_owner(slice, &was);
+	set_local("lock_timeout", HOPEFUL_LOCK_TIMEOUT);
+	PushActiveSnapshot(GetTransactionSnapshot());
+	if (kind == TRY_LOCKED)
+	{
+		got = lock_rows(slice, which, count, locked);
+		settle_missing(slice, which, count);
+		PopActiveSnapshot();
+		PushActiveSnapshot(GetTransactionSnapshot());
+	}
+	if (got > 0)
+		update_rows(slice, kind == TRY_LOCKED ? locked : which, got);
+	PopActiveSnapshot();
+	become_self(&was);
+}
+
+/* Errors that say "another time", never "not this answer". */
+static bool
+passes_with_time(int sqlstate)
+{
+	return sqlstate == ERRCODE_LOCK_NOT_AVAILABLE || sqlstate == ERRCODE_QUERY_CANCELED ||
+		sqlstate == ERRCODE_T_R_DEADLOCK_DETECTED || sqlstate == ERRCODE_T_R_SERIALIZATION_FAILURE ||
+		ERRCODE_TO_CATEGORY(sqlstate) == ERRCODE_INSUFFICIENT_RESOURCES ||
+		ERRCODE_TO_CATEGORY(sqlstate) == ERRCODE_SYSTEM_ERROR;
+}
+
+/*
+ * A try in a subtransaction.  Returns 0 when it went through, else the
+ * SQLSTATE, with *message.
+ */
+static int
+try_slice(const Slice *slice, TryKind kind, const int *which, int count, char **message)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	volatile int sqlstate = 0;
+
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(context);
+	PG_TRY();
+	{
+		if (SPI_connect() != SPI_OK_CONNECT)
+			elog(ERROR, "SPI_connect failed");
+		enable_timeout_after(STATEMENT_TIMEOUT, llmb_write_back_timeout_ms);
+		try_inside(slice, kind, which, count);
+		disable_timeout(STATEMENT_TIMEOUT, false);
+		SPI_finish();
+		ReleaseCurrentSubTransaction();
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+
+		disable_timeout(STATEMENT_TIMEOUT, false);
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+		sqlstate = error->sqlerrcode;
+		*message = pstrdup(error->message);
+		FreeErrorData(error);
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(context);
+	CurrentResourceOwner = owner;
+	return sqlstate;
+}
+
+/* ---- slices ---- */
+
+static void
+set_all(const Slice *slice, const int *which, int count, LlmbWritten written, const char *reason)
+{
+	for (int i = 0; i < count; i++)
+	{
+		slice->writes[which[i]].written = written;
+		slice->writes[which[i]].reason = reason ? pstrdup(reason) : NULL;
+	}
+}
+
+/*
+ * Writes what can be written; a slice that fails as a whole is halved.  When
+ * time has run out once, what is left waits for another turn.
+ */
+static void
+write_slice(const Slice *slice, const int *which, int count, bool *out_of_time)
+{
+	char	   *message = NULL;
+	int			sqlstate;
+
+	if (*out_of_time)
+	{
+		set_all(slice, which, count, LLMB_ROW_LATER, NULL);
+		return;
+	}
+	sqlstate = try_slice(slice, TRY_HOPEFUL, which, count, &message);
+	if (sqlstate == ERRCODE_LOCK_NOT_AVAILABLE)
+		sqlstate = try_slice(slice, TRY_LOCKED, which, count, &message);
+	if (sqlstate == 0)
+		return;
+	if (sqlstate == ERRCODE_QUERY_CANCELED)
+	{
+		/* a slow row is found by the smaller slices of later turns */
+		*out_of_time = true;
+		set_all(slice, which, count, LLMB_ROW_LATER, NULL);
+	}
+	else if (count > 1)
+	{
+		write_slice(slice, which, count / 2, out_of_time);
+		write_slice(slice, which + count / 2, count - count / 2, out_of_time);
+	}
+	else if (passes_with_time(sqlstate))
+		set_all(slice, which, count, LLMB_ROW_LATER, NULL);
+	else
+		set_all(slice, which, count, LLMB_ROW_REFUSED, message);
+}
+
+void
+llmb_write_back(const LlmbJobDef *def, Oid owner, LlmbWrite *writes, int count)
+{
+	Slice		slice = {def, owner, writes};
+	Oid			schema = get_namespace_oid(def->source_schema, true);
+	Oid			relid = OidIsValid(schema) ? get_relname_relid(def->source_table, schema) : InvalidOid;
+	int		   *which = palloc(sizeof(int) * Max(count, 1));
+	bool		out_of_time = false;
+
+	for (int i = 0; i < count; i++)
+		which[i] = i;
+	if (!OidIsValid(relid))
+	{
+		set_all(&slice, which, count, LLMB_ROW_REFUSED,
+				psprintf("table %s does not exist any more",
+						 quote_qualified_identifier(def->source_schema, def->source_table)));
+		return;
+	}
+	for (int i = 0; i < def->key_count + def->target_count; i++)
+	{
+		const char *column = i < def->key_count ? def->key_columns[i] : def->target_columns[i - def->key_count];
+
+		if (get_attnum(relid, column) == InvalidAttrNumber)
+		{
+			set_all(&slice, which, count, LLMB_ROW_REFUSED,
+					psprintf("column \"%s\" does not exist any more", column));
+			return;
+		}
+	}
+	build_sql(&slice, relid);
+	/* a deferred trigger could not fire in a restricted operation at commit */
+	AfterTriggerSetState(&(ConstraintsSetStmt) {.type = T_ConstraintsSetStmt, .constraints = NIL, .deferred = false});
+	write_slice(&slice, which, count, &out_of_time);
+}

@@ -1,0 +1,188 @@
+/*-------------------------------------------------------------------------
+ *
+ * test_batch.c
+ *		Tests of src/batch.c: names, transitions, policies by simulation.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "common.h"
+
+#include "unit.h"
+
+static const char *const all_states[] = {
+	"planned", "uploading", "submitting", "verifying", "in_progress", "cancelling",
+	"ended", "fetching", "finalized", "failed", "cancelled"
+};
+
+static const char *const all_codes[] = {
+	"rate_limited", "auth", "invalid_request", "too_large", "provider_error", "timeout",
+	"expired", "refused", "truncated", "invalid_output", "unanswered", "write_back",
+	"stale", "cancelled", "budget"
+};
+
+static void
+test_names(void)
+{
+	LlmbBatchState state;
+	LlmbCode	code;
+	int			i;
+	bool		good = true;
+
+	for (i = 0; i < (int) lengthof(all_states); i++)
+		good &= llmb_batch_state_parse(all_states[i], &state) && (int) state == i &&
+			strcmp(llmb_batch_state_name(state), all_states[i]) == 0;
+	ok(good, "states: names there and back");
+	ok(!llmb_batch_state_parse("nowhere", &state), "states: an unknown name");
+
+	good = true;
+	for (i = 0; i < (int) lengthof(all_codes); i++)
+		good &= llmb_code_parse(all_codes[i], &code) && (int) code == i + 1 &&
+			strcmp(llmb_code_name(code), all_codes[i]) == 0;
+	ok(good, "codes: names there and back");
+	is_text(llmb_code_name(LLMB_OK), NULL, "codes: success has none");
+	ok(!llmb_code_parse("ok", &code), "codes: an unknown name");
+
+	ok(llmb_provider("openai") == &llmb_provider_openai &&
+	   llmb_provider("mock") == &llmb_provider_mock, "providers: found by name");
+	ok(llmb_provider("nobody") == NULL, "providers: an unknown name");
+}
+
+/* A row for each state: '1' where it may become the state of that column. */
+static void
+test_transitions(void)
+{
+	static const char *const may[] = {
+		/* p u s v i c e f F X C */
+		"01100000011",			/* planned */
+		"10100000011",			/* uploading */
+		"11011010011",			/* submitting */
+		"10101110011",			/* verifying */
+		"10000110010",			/* in_progress */
+		"00000010011",			/* cancelling */
+		"00000001111",			/* ended */
+		"00000010111",			/* fetching */
+		"00000000000",			/* finalized */
+		"00000000000",			/* failed */
+		"00000000000",			/* cancelled */
+	};
+	int			from;
+	int			to;
+
+	for (from = 0; from < (int) lengthof(may); from++)
+	{
+		bool		good = true;
+
+		for (to = 0; to < (int) lengthof(may); to++)
+			good &= (llmb_batch_can_become(from, to) == (may[from][to] == '1'));
+		ok(good, "transitions: from %s", all_states[from]);
+		ok(llmb_batch_is_over(from) == (strchr(may[from], '1') == NULL),
+		   "transitions: whether %s is the end", all_states[from]);
+	}
+}
+
+/* Whether an end can be reached from every state. */
+static void
+test_no_trap(void)
+{
+	bool		ends[lengthof(all_states)];
+	int			round;
+	int			from;
+	int			to;
+
+	for (from = 0; from < (int) lengthof(ends); from++)
+		ends[from] = llmb_batch_is_over(from);
+	for (round = 0; round < (int) lengthof(ends); round++)
+		for (from = 0; from < (int) lengthof(ends); from++)
+			for (to = 0; to < (int) lengthof(ends); to++)
+				ends[from] |= ends[to] && llmb_batch_can_become(from, to);
+	for (from = 0; from < (int) lengthof(ends); from++)
+		ok(ends[from], "transitions: %s leads to an end", all_states[from]);
+}
+
+static void
+test_backoff(void)
+{
+	is_int(llmb_backoff_ms(1, 1000, 60000, 0.0), 500, "backoff: first, least");
+	is_int(llmb_backoff_ms(1, 1000, 60000, 0.5), 750, "backoff: first, in the middle");
+	is_int(llmb_backoff_ms(2, 1000, 60000, 0.0), 1000, "backoff: second doubles");
+	is_int(llmb_backoff_ms(5, 1000, 60000, 0.0), 8000, "backoff: fifth");
+	is_int(llmb_backoff_ms(7, 1000, 60000, 0.0), 30000, "backoff: capped");
+	is_int(llmb_backoff_ms(2000000000, 1000, 60000, 0.0), 30000, "backoff: two thousand million");
+	is_int(llmb_backoff_ms(3, PG_INT64_MAX / 2, PG_INT64_MAX - 1, 0.0) > 0, 1, "backoff: no overflow");
+	is_int(llmb_backoff_ms(1, 5000, 1000, 0.0), 500, "backoff: base above the cap");
+	is_int(llmb_backoff_ms(1, 0, 0, 0.0), 1, "backoff: never without a wait");
+	ok(llmb_backoff_ms(1, 1000, 60000, 0.999999) < 1000, "backoff: below the whole");
+}
+
+typedef struct Watch
+{
+	int			polls;
+	int64		late_ms;		/* end seen so long after it was */
+	int64		least_ms;		/* shortest wait */
+} Watch;
+
+/* A batch that takes so long, with or without counts. */
+static Watch
+watch(int64 takes_ms, int64 total, double jitter_from, double jitter_to)
+{
+	Watch		result = {0, 0, PG_INT64_MAX};
+	uint64		seed = 42;
+	int64		now = 0;
+
+	while (now < takes_ms)
+	{
+		double		chance = next_random(&seed) / 4294967296.0;
+		int64		done = (total > 0) ? (int64) ((double) total * now / takes_ms) : -1;
+		int64		wait = llmb_poll_ms(now, done, total > 0 ? total : -1, 1000, 600000,
+										jitter_from + chance * (jitter_to - jitter_from));
+
+		result.least_ms = Min(result.least_ms, wait);
+		result.polls++;
+		now += wait;
+	}
+	result.late_ms = now - takes_ms;
+	return result;
+}
+
+static void
+test_poll(void)
+{
+	int64		hour = INT64CONST(3600) * 1000;
+	Watch		w;
+
+	is_int(llmb_poll_ms(0, -1, -1, 5000, 60000, 0.5), 5000, "poll: the first comes early");
+	is_int(llmb_poll_ms(100000, -1, -1, 5000, 60000, 0.5), 10000, "poll: a tenth of the time so far");
+	is_int(llmb_poll_ms(100000, -1, -1, 5000, 60000, 0.0), 8000, "poll: 20 % less");
+	is_int(llmb_poll_ms(100000, -1, -1, 5000, 60000, 1.0), 12000, "poll: 20 % more");
+	is_int(llmb_poll_ms(hour * 24, -1, -1, 5000, 60000, 1.0), 60000, "poll: never slower than poll_max");
+	is_int(llmb_poll_ms(0, -1, -1, 5000, 60000, 0.0), 5000, "poll: never faster than poll_min");
+	is_int(llmb_poll_ms(100000, 50, 100, 5000, 600000, 0.5), 50000, "poll: half of what is left");
+	is_int(llmb_poll_ms(100000, 1, 100, 5000, 600000, 0.5), 100000, "poll: no trust in a first result");
+	is_int(llmb_poll_ms(100000, 100, 100, 1000, 600000, 0.5), 2000, "poll: all is counted, files are due");
+	is_int(llmb_poll_ms(-5, -1, -1, 5000, 60000, 0.5), 5000, "poll: a clock that was set back");
+	is_int(llmb_poll_ms(1000, 0, 0, 0, 0, 0.5), 1, "poll: never without a wait");
+
+	w = watch(8000, -1, 0, 1);
+	ok(w.late_ms <= 2000 && w.polls <= 9, "poll: 8 seconds: %d polls, %lld ms late",
+	   w.polls, (long long) w.late_ms);
+	w = watch(hour, -1, 0, 1);
+	ok(w.late_ms <= hour * 0.13 && w.polls <= 80, "poll: an hour without counts: %d polls, %lld ms late",
+	   w.polls, (long long) w.late_ms);
+	w = watch(hour, 50000, 0, 1);
+	ok(w.late_ms <= 5000 && w.polls <= 40, "poll: an hour with counts: %d polls, %lld ms late",
+	   w.polls, (long long) w.late_ms);
+	w = watch(24 * hour, -1, 0, 1);
+	ok(w.late_ms <= 600000 && w.polls <= 230, "poll: a day without counts: %d polls, %lld ms late",
+	   w.polls, (long long) w.late_ms);
+	ok(w.least_ms >= 1000, "poll: poll_min was kept");
+}
+
+void
+test_batch(void)
+{
+	test_names();
+	test_transitions();
+	test_no_trap();
+	test_backoff();
+	test_poll();
+}
