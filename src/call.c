@@ -91,6 +91,7 @@ start_transfer(LlmbParty *party, const LlmbServer *server, LlmbCall *call, LlmbS
 	request.body_len = call->body ? call->body->len : 0;
 	if (call->with_file)
 	{
+		(void) llmb_spool_read(spool, NULL, 0, true);
 		request.file = llmb_spool_read;
 		request.file_arg = spool;
 		request.file_len = llmb_spool_bytes(spool);
