@@ -4,7 +4,10 @@
  *		Many rows into one of our own tables, as COPY does it.
  *
  * table_multi_insert writes a page's worth of rows with one WAL record,
- * which is what makes enqueueing cost less than an INSERT ... SELECT.  The
+ * which is what keeps enqueueing near the cost of an INSERT ... SELECT.
+ * Unlike COPY we take no BulkInsertState: its small ring of buffers makes the
+ * session write and flush what the checkpointer would write anyway (measured
+ * on 100,000 rows of 1 kB).  The
  * tables written here have no triggers, no CHECK and no foreign key, and
  * privileges are not asked: whoever calls has already decided.
  *
@@ -36,7 +39,6 @@ struct LlmbBulk
 	Relation	rel;
 	EState	   *estate;
 	ResultRelInfo *info;
-	BulkInsertState state;
 	CommandId	cid;
 	TupleTableSlot **slots;
 	int			count;
@@ -59,7 +61,6 @@ llmb_bulk_begin(const char *table)
 	bulk->info = makeNode(ResultRelInfo);
 	InitResultRelInfo(bulk->info, bulk->rel, 0, NULL, 0);
 	ExecOpenIndices(bulk->info, false);
-	bulk->state = GetBulkInsertState();
 	bulk->cid = GetCurrentCommandId(true);
 	bulk->slots = palloc0(sizeof(TupleTableSlot *) * MAX_ROWS);
 	bulk->context = CurrentMemoryContext;
@@ -76,7 +77,7 @@ flush(LlmbBulk *bulk)
 	if (bulk->count == 0)
 		return;
 	old = MemoryContextSwitchTo(GetPerTupleMemoryContext(bulk->estate));
-	table_multi_insert(bulk->rel, bulk->slots, bulk->count, bulk->cid, 0, bulk->state);
+	table_multi_insert(bulk->rel, bulk->slots, bulk->count, bulk->cid, 0, NULL);
 	MemoryContextSwitchTo(old);
 	for (int i = 0; i < bulk->count; i++)
 	{
@@ -139,7 +140,6 @@ llmb_bulk_end(LlmbBulk *bulk)
 	for (int i = 0; i < MAX_ROWS && bulk->slots[i]; i++)
 		ExecDropSingleTupleTableSlot(bulk->slots[i]);
 	table_finish_bulk_insert(bulk->rel, 0);
-	FreeBulkInsertState(bulk->state);
 	ExecCloseIndices(bulk->info);
 	FreeExecutorState(bulk->estate);
 	table_close(bulk->rel, NoLock);

@@ -731,14 +731,18 @@ usable_servers(void)
 	return list;
 }
 
-/* An endpoint at an address of its own may serve any model. */
-static bool
-serves(const LlmbServer *server, const char *model)
+/*
+ * How well a server suits a model: 2 when the model is its provider's own, 1
+ * when it is an endpoint at an address of its own, which may serve any.
+ */
+static int
+suits(const LlmbServer *server, const char *model)
 {
-	if (server->provider == NULL)
-		return false;
-	return server->provider->serves(model) ||
-		(server->base_url != NULL && !server->base_url_is_default);
+	if (server->provider == NULL || !server->enabled)
+		return 0;
+	if (server->provider->serves(model))
+		return 2;
+	return server->base_url != NULL && !server->base_url_is_default ? 1 : 0;
 }
 
 static LlmbServer *
@@ -746,6 +750,7 @@ only_candidate(const char *model)
 {
 	List	   *usable = usable_servers();
 	LlmbServer *found = NULL;
+	int			best = 1;
 	int			matches = 0;
 	StringInfoData names;
 	ListCell   *lc;
@@ -754,9 +759,13 @@ only_candidate(const char *model)
 	foreach(lc, usable)
 	{
 		LlmbServer *server = lfirst(lc);
+		int			suit = suits(server, model);
 
-		if (server->enabled && serves(server, model))
+		if (suit > best)
+			matches = 0;
+		if (suit >= best)
 		{
+			best = suit;
 			found = server;
 			matches++;
 		}
@@ -770,6 +779,7 @@ only_candidate(const char *model)
 			 errmsg("no server that you may use serves model \"%s\"", model),
 			 names.len ? errdetail("Servers that you may use: %s.", names.data) : 0,
 			 errhint("Pass server => 'name', or set llm_batch.default_server; CREATE SERVER ... FOREIGN DATA WRAPPER llm_batch makes a new one.")));
+	return NULL;
 }
 
 LlmbServer *

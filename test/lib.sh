@@ -20,7 +20,7 @@
 
 TOP=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 WORK=				# the temporary folder
-STAGE_CONF=			# settings with which a server finds $WORK/stage
+STAGE_CONF=			# a file of settings, with which a server finds $WORK/stage
 PG_BIN=				# where postgres, initdb and pg_config are
 PG_MAJOR=			# the version of that server
 EXPLAINED=			# set when the user was told why the script ends
@@ -63,6 +63,8 @@ begin() {
 	trap 'exit 143' TERM
 	chmod 755 "$WORK"
 	mkdir "$WORK/log" "$WORK/home" "$WORK/tmp"
+	STAGE_CONF=$WORK/stage.conf
+	: >"$STAGE_CONF"
 	chmod 1777 "$WORK/tmp"
 
 	# no server of the user's is to be reached by accident
@@ -261,8 +263,6 @@ build_and_stage() {
 	local settings libdir sharedir stage=$WORK/stage
 
 	quietly build in_tree make -s -j "$(nproc)" with_llvm=no
-	STAGE_CONF=$WORK/stage.conf
-	: >"$STAGE_CONF"
 
 	settings=$("$PG_BIN/postgres" --describe-config | cut -f 1)
 	libdir=$("$PG_CONFIG" --pkglibdir)
