@@ -48,11 +48,18 @@ ISOLATION_OPTS = --inputdir=test --outputdir=. --temp-instance=tmp_check/isolati
 TAP_TESTS      = 1
 PROVE_TESTS    = test/t/*.pl
 
+REGRESS_PREP   = test-folders
+
 PG_CONFIG ?= pg_config
 PGXS := $(shell $(PG_CONFIG) --pgxs)
 include $(PGXS)
 
 $(OBJS): $(wildcard src/*.h)
+
+# pg_regress makes one folder, not the one above it
+test-folders:
+	@mkdir -p tmp_check
+.PHONY: test-folders
 
 # Every warning is an error, with the compiler that CC names; nothing is kept.
 LINT = -Wall -Wextra -Werror -Wno-unused-parameter -Wno-sign-compare -Wno-missing-field-initializers

@@ -319,6 +319,12 @@ GRANT SELECT ON llm_batch.job, llm_batch.job_def, llm_batch.item, llm_batch.prom
 	llm_batch.batch, llm_batch.result, llm_batch.answer, llm_batch.unapplied, llm_batch.event,
 	llm_batch.command, llm_batch.probe TO PUBLIC;
 
+COMMENT ON SEQUENCE llm_batch.job_id_seq IS 'ids of jobs';
+COMMENT ON SEQUENCE llm_batch.batch_id_seq IS 'ids of batches';
+COMMENT ON SEQUENCE llm_batch.event_id_seq IS 'ids of events';
+COMMENT ON SEQUENCE llm_batch.command_id_seq IS 'ids of commands, in the order they were given';
+COMMENT ON SEQUENCE llm_batch.probe_id_seq IS 'ids of calls of check_server';
+
 -- Sequences too: without them ids would begin anew after a restore.
 SELECT pg_catalog.pg_extension_config_dump('llm_batch.job', '');
 SELECT pg_catalog.pg_extension_config_dump('llm_batch.job_def', '');
@@ -414,6 +420,8 @@ CREATE FUNCTION llm_batch.preview(
 	n int DEFAULT 1)
 RETURNS TABLE (key text, request json)
 AS 'MODULE_PATHNAME', 'llmb_preview' LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION llm_batch.preview IS
+'the exact request bodies that submit with the same arguments would send, for the first n rows; nothing is sent or stored';
 
 CREATE FUNCTION llm_batch.render(template text, record) RETURNS text
 AS 'MODULE_PATHNAME', 'llmb_render_sql' LANGUAGE C STABLE;
@@ -508,6 +516,7 @@ SELECT j.id AS job_id, j.task, j.owner, j.server, j.model, j.mode,
 FROM llm_batch.job j
 CROSS JOIN LATERAL (
 	SELECT CASE
+		WHEN j.finished_at IS NOT NULL AND c.verbs OPERATOR(pg_catalog.&&) '{retry,apply}' THEN 'running'
 		WHEN j.finished_at IS NOT NULL THEN j.state
 		WHEN 'cancel' OPERATOR(pg_catalog.=) ANY (c.verbs) THEN 'cancelling'
 		WHEN c.verbs[pg_catalog.array_upper(c.verbs, 1)] OPERATOR(pg_catalog.=) 'pause' AND j.state IN ('waiting', 'running') THEN 'paused'
@@ -515,12 +524,14 @@ CROSS JOIN LATERAL (
 	FROM (SELECT pg_catalog.array_agg(verb ORDER BY id) AS verbs FROM llm_batch.command c WHERE c.job_id = j.id) c
 ) s
 CROSS JOIN LATERAL (
-	SELECT COALESCE(pg_catalog.sum(LEAST(b.done + b.failed, b.item_count)), 0) AS remote
+	SELECT COALESCE(pg_catalog.sum(b.item_count - LEAST(b.done, b.item_count)), 0) AS open
 	FROM llm_batch.batch b
-	WHERE b.job_id = j.id AND b.state IN ('in_progress', 'cancelling')
+	WHERE b.job_id = j.id
+	AND b.state IN ('planned', 'uploading', 'submitting', 'verifying', 'in_progress', 'cancelling')
 ) f
+-- finished here, or at the provider and on its way home
 CROSS JOIN LATERAL (
-	SELECT j.succeeded + j.failed + j.cancelled + LEAST(f.remote, j.in_flight) AS done
+	SELECT GREATEST(j.total - j.queued - f.open, j.succeeded + j.failed + j.cancelled) AS done
 ) d
 CROSS JOIN LATERAL (
 	SELECT CASE
@@ -593,7 +604,8 @@ COMMENT ON VIEW llm_batch.batches IS 'one line per batch at a provider';
 CREATE VIEW llm_batch.events WITH (security_invoker, security_barrier) AS
 SELECT e.id AS event_id, e.at, e.job_id, e.batch_id, e.kind, e.message, j.labels
 FROM llm_batch.event e
-JOIN llm_batch.job j ON j.id = e.job_id;
+JOIN llm_batch.job j ON j.id = e.job_id
+ORDER BY e.id;
 COMMENT ON VIEW llm_batch.events IS 'the history of jobs and batches';
 
 GRANT SELECT ON llm_batch.workers, llm_batch.progress, llm_batch.attempts, llm_batch.results,

@@ -325,7 +325,8 @@ llmb_wait(PG_FUNCTION_ARGS)
 		job = own_job(id);
 		llmb_procedure_commit();
 		MemoryContextSwitchTo(look);
-		if (is_over(job))
+		/* retry() and apply() make an ended job run on */
+		if (is_over(job) && !job->commanded)
 			break;
 		tell_progress(job, &seen);
 		if (give_up != 0 && GetCurrentTimestamp() >= give_up)

@@ -246,7 +246,7 @@ spool_prompt(const LlmbPrompt *prompt, void *arg)
 static void
 spool_again(LlmbFlight *flight, const Ground *ground)
 {
-	Spooling	spooling = {flight, ground, llmb_store_job_def(flight->row->job)};
+	Spooling	spooling = {.flight = flight, .ground = ground};
 
 	if (flight->spool)
 		return;

@@ -43,9 +43,9 @@ llmb_may_see(PG_FUNCTION_ARGS)
 static TimestampTz
 last_sign(void)
 {
-	LlmbRows   *rows = llmb_sql("SELECT max(at) FROM (SELECT at FROM llm_batch.event ORDER BY id DESC LIMIT 1) e "
-								"WHERE kind <> 'submitted'", "");
-	TimestampTz at = llmb_row_time(rows, 0, 1);
+	LlmbRows   *rows = llmb_sql("SELECT at FROM llm_batch.event WHERE kind <> 'submitted' OR batch_id IS NOT NULL "
+								"ORDER BY id DESC LIMIT 1", "");
+	TimestampTz at = llmb_row_count(rows) ? llmb_row_time(rows, 0, 1) : 0;
 
 	llmb_sql_done(rows);
 	return Max(at, PgStartTime);

@@ -127,7 +127,7 @@ static const Option options[] = {
 static const Option *
 find_option(const char *name, Oid catalog)
 {
-	for (int i = 0; i < lengthof(options); i++)
+	for (int i = 0; i < (int) lengthof(options); i++)
 	{
 		if (options[i].catalog == catalog && strcmp(options[i].name, name) == 0)
 			return &options[i];
@@ -141,7 +141,7 @@ option_names(Oid catalog)
 	StringInfoData names;
 
 	initStringInfo(&names);
-	for (int i = 0; i < lengthof(options); i++)
+	for (int i = 0; i < (int) lengthof(options); i++)
 	{
 		if (options[i].catalog == catalog)
 			appendStringInfo(&names, "%s%s", names.len ? ", " : "", options[i].name);
@@ -198,7 +198,7 @@ is_choice(const char *choices, const char *value)
 	size_t		len = strlen(value);
 	const char *at = choices;
 
-	while (len > 0 && (at = strstr(at, value)) != NULL)
+	while (len > 0 && strchr(value, '|') == NULL && (at = strstr(at, value)) != NULL)
 	{
 		if ((at == choices || at[-1] == '|') && (at[len] == '\0' || at[len] == '|'))
 			return true;

@@ -487,7 +487,7 @@ llmb_pin_rendering(const char *time_zone)
 		{"xmlbinary", "base64"},
 	};
 
-	for (int i = 0; i < lengthof(pinned); i++)
+	for (int i = 0; i < (int) lengthof(pinned); i++)
 		(void) set_config_option(pinned[i][0], pinned[i][1], PGC_USERSET, PGC_S_SESSION,
 								 GUC_ACTION_SAVE, true, 0, false);
 	if (time_zone)

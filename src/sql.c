@@ -269,7 +269,7 @@ llmb_sql_done(LlmbRows *rows)
 Datum
 llmb_row_datum(LlmbRows *rows, int row, int column, bool *isnull)
 {
-	Assert(row < rows->count);
+	Assert(row >= 0 && (uint64) row < rows->count);
 	return SPI_getbinval(rows->table->vals[row], rows->table->tupdesc, column, isnull);
 }
 

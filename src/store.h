@@ -44,6 +44,7 @@ typedef struct LlmbJob
 	bool		live_batches;	/* some batch is not over */
 	bool		past_deadline;
 	TimestampTz deadline;		/* 0: none */
+	bool		commanded;		/* something is asked of it and not yet done */
 } LlmbJob;
 
 /* What a job asks; text members NULL when absent. */

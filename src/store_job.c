@@ -115,7 +115,8 @@ llmb_store_job_filled(int64 job, int total)
 	" j.succeeded, j.failed, j.cancelled, j.unapplied, j.planned_to, q.attempt, q.not_before, " \
 	" EXISTS (SELECT FROM llm_batch.batch b WHERE b.job_id = j.id " \
 	"  AND b.state NOT IN ('finalized', 'failed', 'cancelled')), " \
-	" j.deadline_at <= clock_timestamp(), j.deadline_at " \
+	" j.deadline_at <= clock_timestamp(), j.deadline_at, " \
+	" EXISTS (SELECT FROM llm_batch.command c WHERE c.job_id = j.id) " \
 	"FROM llm_batch.job j " \
 	"LEFT JOIN LATERAL (SELECT q.attempt, q.not_before FROM llm_batch.queue q " \
 	" WHERE q.job_id = j.id ORDER BY q.not_before LIMIT 1) q ON true "
@@ -144,6 +145,7 @@ read_job(LlmbRows *rows, int row)
 	job->live_batches = llmb_row_bool(rows, row, 17);
 	job->past_deadline = llmb_row_bool(rows, row, 18);
 	job->deadline = llmb_row_time(rows, row, 19);
+	job->commanded = llmb_row_bool(rows, row, 20);
 	return job;
 }
 

@@ -102,7 +102,7 @@ static void
 add_column(LlmbTemplate *template, const char *inner, size_t len)
 {
 	const char *bar = memchr(inner, '|', len);
-	char	   *name = trimmed(inner, bar ? bar - inner : len);
+	char	   *name = trimmed(inner, bar ? (size_t) (bar - inner) : len);
 	LlmbTemplatePart *part;
 
 	if (name[0] == '\0')

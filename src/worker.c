@@ -67,7 +67,7 @@ pin_settings(void)
 		{"jit", "off"},
 	};
 
-	for (int i = 0; i < lengthof(pinned); i++)
+	for (int i = 0; i < (int) lengthof(pinned); i++)
 	{
 		/* remote_apply and the like are stronger than on: leave them */
 		if (strcmp(pinned[i][0], "synchronous_commit") == 0 && synchronous_commit >= SYNCHRONOUS_COMMIT_REMOTE_FLUSH)

@@ -476,7 +476,7 @@ write_slice(const Slice *slice, const int *which, int count, bool *out_of_time)
 void
 llmb_write_back(const LlmbJobDef *def, Oid owner, LlmbWrite *writes, int count)
 {
-	Slice		slice = {def, owner, writes};
+	Slice		slice = {.def = def, .owner = owner, .writes = writes};
 	Oid			schema = get_namespace_oid(def->source_schema, true);
 	Oid			relid = OidIsValid(schema) ? get_relname_relid(def->source_table, schema) : InvalidOid;
 	int		   *which = palloc(sizeof(int) * Max(count, 1));

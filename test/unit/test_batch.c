@@ -54,11 +54,11 @@ test_transitions(void)
 	static const char *const may[] = {
 		/* p u s v i c e f F X C */
 		"01100000011",			/* planned */
-		"10100000011",			/* uploading */
+		"10100010011",			/* uploading */
 		"11011010011",			/* submitting */
 		"10101110011",			/* verifying */
 		"10000110010",			/* in_progress */
-		"00000010011",			/* cancelling */
+		"00001010011",			/* cancelling */
 		"00000001111",			/* ended */
 		"00000010111",			/* fetching */
 		"00000000000",			/* finalized */
