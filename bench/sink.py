@@ -14,6 +14,7 @@ with one line; it ends when its standard input does.
               uploaded request file by custom_id: "prepared COUNT FILE"
     complete  from now on polls are told that those batches are completed:
               "completed COUNT"
+    forget    drops all batches and files: "forgotten"
 
 What takes time happens in "prepare", before any clock starts.
 """
@@ -133,6 +134,14 @@ class Sink:
                 count += 1
         return "completed %d" % count
 
+    def forget(self):
+        for batch in self.batches.values():
+            if batch.path:
+                os.unlink(batch.path)
+        self.batches.clear()
+        self.files.clear()
+        return "forgotten"
+
 
 class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
@@ -214,8 +223,9 @@ def main():
     server = Server(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     print("port %d" % server.server_address[1], flush=True)
+    obey = {"prepare": sink.prepare, "complete": sink.complete, "forget": sink.forget}
     for line in sys.stdin:
-        print({"prepare": sink.prepare, "complete": sink.complete}[line.strip()](), flush=True)
+        print(obey[line.strip()](), flush=True)
 
 
 if __name__ == "__main__":

@@ -56,7 +56,13 @@ llmb_json_lexer_free(JsonLexContext *lex)
 
 #ifndef FRONTEND
 
+#include "catalog/pg_database.h"
+#include "catalog/pg_foreign_server.h"
+#include "executor/executor.h"
+#include "miscadmin.h"
 #include "storage/latch.h"
+#include "storage/proc.h"
+#include "utils/acl.h"
 #include "utils/wait_event.h"
 
 /*

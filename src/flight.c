@@ -250,6 +250,7 @@ spool_again(LlmbFlight *flight, const Ground *ground)
 
 	if (flight->spool)
 		return;
+	spooling.def = llmb_store_job_def(flight->row->job);
 	flight->spool = llmb_spool_new(flight->context);
 	initStringInfo(&spooling.line);
 	llmb_store_batch_prompts(flight->row->id, spool_prompt, &spooling);

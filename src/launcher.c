@@ -212,6 +212,7 @@ llmb_launcher_main(Datum arg)
 {
 	TimestampTz next_sweep = 0;
 
+	(void) arg;
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	pqsignal(SIGTERM, die);
 	BackgroundWorkerUnblockSignals();

@@ -78,6 +78,7 @@ load_flights(void *arg)
 	List	   *rows;
 	ListCell   *lc;
 
+	(void) arg;
 	llmb_turn_begin("loading batches");
 	if (llmb_store_pause_restored() > 0)
 		ereport(LOG, (errmsg("llm_batch: jobs of another database were paused"),
@@ -250,6 +251,7 @@ run_commands(void *arg)
 	List	   *commands;
 	ListCell   *lc;
 
+	(void) arg;
 	llmb_turn_begin("obeying commands");
 	commands = llmb_store_commands();
 	foreach(lc, commands)
@@ -328,6 +330,7 @@ look_after_jobs(void *arg)
 static void
 apply_answers(void *arg)
 {
+	(void) arg;
 	answers_pending = llmb_apply_due();
 	if (answers_pending)
 	{

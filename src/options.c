@@ -270,9 +270,29 @@ host_is_loopback(const char *host)
 
 	return strcmp(host, "localhost") == 0 ||
 		(len > 10 && strcmp(host + len - 10, ".localhost") == 0) ||
-		strncmp(host, "127.", 4) == 0 || strcmp(host, "0.0.0.0") == 0 ||
+		(strncmp(host, "127.", 4) == 0 && strspn(host, "0123456789.") == len) ||
+		strcmp(host, "0.0.0.0") == 0 ||
 		strcmp(host, "::1") == 0 || strncmp(host, "::ffff:127.", 11) == 0 ||
 		strcmp(host, "::") == 0;
+}
+
+/* Behind the host: nothing, or ':' and a port. */
+static bool
+port_is_valid(const char *url)
+{
+	const char *host = strstr(url, "://") + 3;
+	const char *bracket = host[0] == '[' ? strchr(host, ']') : NULL;
+	const char *colon = (bracket ? bracket : host) + strcspn(bracket ? bracket : host, ":/");
+	size_t		digits;
+	int			port;
+
+	if (host[0] == '[' && (bracket == NULL || strchr(":/", bracket[1]) == NULL))
+		return false;
+	if (*colon != ':')
+		return true;
+	digits = strspn(colon + 1, "0123456789");
+	port = digits <= 5 ? atoi(colon + 1) : 0;
+	return port >= 1 && port <= 65535 && strchr("/", colon[1 + digits]) != NULL;
 }
 
 static void
@@ -282,7 +302,8 @@ check_url(const char *name, const char *value)
 
 	if (!plain && pg_strncasecmp(value, "https://", 8) != 0)
 		bad_value(name, "an address that begins with https:// (or http:// for a loopback host)");
-	if (strpbrk(value, " \t\r\n@?#\\") != NULL || url_host(value)[0] == '\0')
+	if (strpbrk(value, " \t\r\n@?#\\") != NULL || url_host(value)[0] == '\0' ||
+		!port_is_valid(value))
 		bad_value(name, "an address of the form https://host[:port][/path], without user, query or spaces");
 	if (plain && !host_is_loopback(url_host(value)))
 		ereport(ERROR,
@@ -427,11 +448,13 @@ check_together(List *list, Oid catalog)
 		if (option->mock_only && strcmp(api, "mock") != 0)
 			ereport(ERROR,
 					(errcode(ERRCODE_FDW_INVALID_OPTION_NAME),
-					 errmsg("option \"%s\" is only for servers with api \"mock\"", option->name)));
+					 errmsg("option \"%s\" is only for servers with api \"mock\"", option->name),
+					 errhint("Leave it out.")));
 		if (strcmp(api, "mock") == 0 && option->type == OPT_URL)
 			ereport(ERROR,
 					(errcode(ERRCODE_FDW_INVALID_OPTION_NAME),
-					 errmsg("a server with api \"mock\" takes no option \"%s\"", option->name)));
+					 errmsg("a server with api \"mock\" takes no option \"%s\"", option->name),
+					 errhint("It answers in process; leave the option out.")));
 	}
 }
 

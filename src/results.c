@@ -370,6 +370,7 @@ llmb_take_missing(LlmbIntake *intake, LlmbCode code, bool retryable, const char 
 static void
 invalid_stored(void *arg, LlmbResult *result)
 {
+	(void) arg;
 	result->state = "failed";
 	result->code = LLMB_INVALID_OUTPUT;
 }

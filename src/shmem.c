@@ -192,6 +192,7 @@ static bool callback_registered = false;
 static void
 at_end_of_transaction(XactEvent event, void *arg)
 {
+	(void) arg;
 	if (event == XACT_EVENT_COMMIT && wake_pending)
 		llmb_wake();
 	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT || event == XACT_EVENT_PREPARE)
@@ -232,6 +233,8 @@ llmb_worker_pid(void)
 static void
 launcher_leaves(int code, Datum arg)
 {
+	(void) code;
+	(void) arg;
 	SpinLockAcquire(&shared->mutex);
 	shared->launcher_latch = NULL;
 	SpinLockRelease(&shared->mutex);
@@ -252,6 +255,8 @@ worker_leaves(int code, Datum arg)
 	LlmbSlot   *slot;
 	struct Latch *launcher;
 
+	(void) code;
+	(void) arg;
 	SpinLockAcquire(&shared->mutex);
 	slot = find_slot(MyDatabaseId, false);
 	if (slot && slot->worker_pid == MyProcPid)

@@ -468,9 +468,13 @@ llmb_source_query(const LlmbSource *source, const char *filter, int64 limit)
 		appendStringInfo(&sql, " WHERE (%s\n)", filter);
 	if (limit >= 0)
 	{
-		/* a sample should be the same one each time */
+		/*
+		 * A sample should be the same one each time.  The bare name would
+		 * mean the output column, which is the key as text.
+		 */
 		for (int i = 0; i < source->key_count; i++)
-			appendStringInfo(&sql, "%s%s", i ? ", " : " ORDER BY ", quote_identifier(source->keys[i]));
+			appendStringInfo(&sql, "%s%s.%s", i ? ", " : " ORDER BY ",
+							 quote_identifier(source->table), quote_identifier(source->keys[i]));
 		appendStringInfo(&sql, " LIMIT " INT64_FORMAT, limit);
 	}
 	return sql.data;

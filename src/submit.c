@@ -394,6 +394,7 @@ read_source_row(Ask *ask, HeapTuple tuple, TupleDesc desc, void *arg, Line *line
 	bool		nulls[FUNC_MAX_ARGS];
 	StringInfoData prompt;
 
+	(void) ask;
 	line->key = SPI_getvalue(tuple, desc, 1);
 	if (line->key == NULL)
 		ereport(ERROR,

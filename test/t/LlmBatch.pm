@@ -68,10 +68,19 @@ sub start_node
 
 # start_sim(%options): a provider simulator.
 #	tls			1: HTTPS; $sim->ca_file is what to trust
-#	options		{name => value} of the simulator, see its README
+#	options		{name => value} of the simulator, see its README.  By default a
+#				batch lives for a quarter of a second.
 sub start_sim
 {
-	return LlmBatch::Simulator->start(@_);
+	my (%opt) = @_;
+
+	$opt{options} = {
+		validate_seconds => 0.05,
+		run_seconds => 0.1,
+		finalize_seconds => 0.05,
+		cancel_seconds => 0.05,
+		%{ $opt{options} // {} } };
+	return LlmBatch::Simulator->start(%opt);
 }
 
 # create_server($node, $sim, %options): a server that calls the simulator, and
