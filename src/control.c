@@ -176,7 +176,7 @@ llmb_retry(PG_FUNCTION_ARGS)
 	if (count == 0)
 		ereport(NOTICE,
 				(errmsg("job " INT64_FORMAT " has no items to send again", job->id),
-				 errhint("Items that were truncated, refused or stale are sent again when their code is named: llm_batch.retry(" INT64_FORMAT ", '{truncated}').", job->id)));
+				 errhint("Items that are cancelled, truncated, refused, stale or in write_back are sent again when their code is named: llm_batch.retry(" INT64_FORMAT ", '{cancelled}').", job->id)));
 	else
 	{
 		ereport(NOTICE,
@@ -242,13 +242,14 @@ tell(const LlmbJob *job)
 	int			finished = job->succeeded + job->failed + job->cancelled;
 	int			percent = job->total ? (int) (finished * INT64CONST(100) / job->total) : 100;
 	char		bar[21];
+	const char *cancelled = job->cancelled ? psprintf(", %d cancelled", job->cancelled) : "";
 
 	memset(bar, '.', 20);
 	memset(bar, '#', percent / 5);
 	bar[20] = '\0';
 	ereport(NOTICE,
-			(errmsg("job " INT64_FORMAT " %s [%s] %d of %d: %d succeeded, %d failed, %d at the provider%s%s",
-					job->id, job->state, bar, finished, job->total, job->succeeded, job->failed, job->in_flight,
+			(errmsg("job " INT64_FORMAT " %s [%s] %d of %d: %d succeeded, %d failed%s, %d at the provider%s%s",
+					job->id, job->state, bar, finished, job->total, job->succeeded, job->failed, cancelled, job->in_flight,
 					job->reason ? "; " : "", job->reason ? job->reason : "")));
 }
 

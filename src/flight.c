@@ -422,6 +422,8 @@ begin_fetching(LlmbFlight *flight)
 		intake->cancelled_as = LLMB_CANCELLED_ITEM;
 		if (!intake->no_retry && flight->row->error_code)
 			(void) llmb_code_parse(flight->row->error_code, &intake->cancelled_as);
+		intake->retry_ms = (int) llmb_backoff_ms(flight->row->attempt, intake->server->retry_base_ms,
+												 intake->server->retry_max_ms, pg_prng_double(&pg_global_prng_state));
 		intake->seen_count = llmb_store_seen(flight->row, intake->seen);
 	}
 	llmb_turn_commit();
@@ -779,7 +781,10 @@ has_ended(LlmbFlight *flight, const LlmbRemoteBatch *remote)
 	if (remote->failed >= 0)
 		row->failed = remote->failed;
 	become(flight, LLMB_ENDED);
-	say(flight, end, "the provider ended the batch (%s): %d done, %d failed", end, row->done, row->failed);
+	say(flight, end, "%s: %d done, %d failed",
+		remote->state == LLMB_REMOTE_EXPIRED ? "the batch expired at the provider" :
+		remote->state == LLMB_REMOTE_CANCELLED ? "the batch was cancelled at the provider" :
+		"the provider has ended the batch", row->done, row->failed);
 }
 
 /* In a turn: the provider ran nothing of it. */

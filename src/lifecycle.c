@@ -135,6 +135,23 @@ llmb_lifecycle_count(const char *server, bool *unsent)
 	return count;
 }
 
+/* Are results of the job being read? */
+bool
+llmb_lifecycle_landing(int64 job)
+{
+	ListCell   *lc;
+
+	foreach(lc, flights)
+	{
+		LlmbFlight *flight = lfirst(lc);
+
+		if (flight->row->job == job &&
+			(flight->row->state == LLMB_ENDED || flight->row->state == LLMB_FETCHING))
+			return true;
+	}
+	return false;
+}
+
 static void
 step_flight(void *arg)
 {

@@ -163,6 +163,9 @@ llmb_plan_batch(LlmbJob *job, TimestampTz now)
 
 	if (!due)
 		return false;
+	/* what is still landing may bring more to be sent again: one batch for all */
+	if (job->planned_to >= job->total && llmb_lifecycle_landing(job->id))
+		return false;
 	llmb_turn_begin("planning a batch");
 	reason = obstacle(job, &server);
 	if (reason)

@@ -21,5 +21,6 @@ extern bool llmb_plan_batch(LlmbJob *job, TimestampTz now);
 
 extern void llmb_lifecycle_add(LlmbBatchRow *row, LlmbSpool *spool, MemoryContext context);
 extern int	llmb_lifecycle_count(const char *server, bool *unsent);
+extern bool llmb_lifecycle_landing(int64 job);
 
 #endif							/* LLMB_PLAN_H */

@@ -12,7 +12,6 @@
 #include "llm_batch.h"
 
 #include "miscadmin.h"
-#include "common/pg_prng.h"
 #include "utils/acl.h"
 #include "utils/memutils.h"
 
@@ -74,9 +73,7 @@ set_failed(const LlmbIntake *intake, LlmbResult *result, LlmbCode code, bool ret
 
 	result->code = code;
 	result->state = again ? "retried" : code == LLMB_CANCELLED_ITEM ? "cancelled" : "failed";
-	result->retry_after_ms = again ?
-		llmb_backoff_ms(result->attempt, intake->server->retry_base_ms, intake->server->retry_max_ms,
-						pg_prng_double(&pg_global_prng_state)) : 0;
+	result->retry_after_ms = again ? intake->retry_ms : 0;
 }
 
 static void

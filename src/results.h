@@ -20,6 +20,7 @@ typedef struct LlmbIntake
 	Oid			owner;			/* InvalidOid: the role is gone */
 	bool		free;			/* the provider charges nothing */
 	bool		no_retry;		/* the job is being cancelled */
+	int			retry_ms;		/* wait of items that are sent again: one for all */
 	LlmbCode	cancelled_as;	/* what a cancelled line means: why we cancelled */
 	bool	   *seen;			/* by position; set once committed */
 	int			seen_count;

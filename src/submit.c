@@ -265,7 +265,8 @@ check_prompt(const Ask *ask, const Line *line)
 		ereport(ERROR,
 				(errcode(line->prompt ? ERRCODE_INVALID_PARAMETER_VALUE : ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("the prompt for key %s is %s", line->key, line->prompt ? "empty" : "NULL"),
-				 errhint("Leave such rows out, for instance with filter.")));
+				 ask->source ? errhint("Leave such rows out, for instance with filter => 'body IS NOT NULL'.") :
+				 errhint("Leave it out.")));
 	if (line->len > ask->max_prompt)
 		ereport(ERROR,
 				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
@@ -373,7 +374,7 @@ close_job(Ask *ask)
 	llmb_store_job_filled(ask->job_id, ask->count);
 	if (ask->count == 0)
 	{
-		ereport(NOTICE, (errmsg("no rows match: job " INT64_FORMAT " is empty", ask->job_id)));
+		ereport(NOTICE, (errmsg("job " INT64_FORMAT " has no items", ask->job_id)));
 		(void) llmb_store_finish_job(ask->job_id);
 	}
 	else
