@@ -87,8 +87,7 @@ ask(int64 job, const char *verb, ArrayType *codes)
 static LlmbJob *
 job_to_change(int64 id, const char *function)
 {
-	PreventCommandDuringRecovery(function);
-	PreventCommandIfReadOnly(function);
+	llmb_require_writable(function);
 	return own_job(id);
 }
 
@@ -248,7 +247,7 @@ tell(const LlmbJob *job)
 	memset(bar, '#', percent / 5);
 	bar[20] = '\0';
 	ereport(NOTICE,
-			(errmsg("job " INT64_FORMAT " %s [%s] %d of %d: %d succeeded, %d failed%s, %d at the provider%s%s",
+			(errmsg("job " INT64_FORMAT " %s [%s] %d of %d: %d succeeded, %d failed%s, %d in flight%s%s",
 					job->id, job->state, bar, finished, job->total, job->succeeded, job->failed, cancelled, job->in_flight,
 					job->reason ? "; " : "", job->reason ? job->reason : "")));
 }
@@ -360,7 +359,7 @@ llmb_check_server(PG_FUNCTION_ARGS)
 	MemoryContext context;
 
 	require_no_block(fcinfo, "llm_batch.check_server()");
-	PreventCommandDuringRecovery("llm_batch.check_server()");
+	llmb_require_writable("llm_batch.check_server()");
 	if (PG_ARGISNULL(0))
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),

@@ -99,6 +99,17 @@ become(LlmbFlight *flight, LlmbBatchState state)
 
 /* ---- the ground ---- */
 
+/* In a turn. */
+static LlmbJob *
+its_job(const LlmbFlight *flight)
+{
+	LlmbJob    *job = llmb_store_job(flight->row->job);
+
+	if (job == NULL)
+		elog(ERROR, "batch " INT64_FORMAT " has no job", flight->row->id);
+	return job;
+}
+
 /* In a turn: spending stops until somebody resumes the job. */
 static void
 pause_job(LlmbFlight *flight, const LlmbJob *job, const char *reason)
@@ -146,9 +157,7 @@ stand(LlmbFlight *flight, Ground *ground, bool spending)
 	const char *reason;
 
 	memset(ground, 0, sizeof(Ground));
-	ground->job = llmb_store_job(flight->row->job);
-	if (ground->job == NULL)
-		elog(ERROR, "batch " INT64_FORMAT " has no job", flight->row->id);
+	ground->job = its_job(flight);
 	reason = find_ground(flight, ground);
 	if (reason)
 	{
@@ -404,7 +413,7 @@ begin_fetching(LlmbFlight *flight)
 	llmb_turn_begin("beginning to fetch results");
 	if (flight->row->state == LLMB_ENDED)
 		become(flight, LLMB_FETCHING);
-	job = llmb_store_job(flight->row->job);
+	job = its_job(flight);
 	old = MemoryContextSwitchTo(flight->context);
 	memset(intake, 0, sizeof(*intake));
 	intake->batch = flight->row;
@@ -472,7 +481,7 @@ finalize(LlmbFlight *flight)
 	say(flight, llmb_batch_state_name(flight->row->state), "every item of the batch is decided");
 	if (llmb_keep_prompts == LLMB_KEEP_JOB)
 		llmb_store_purge_prompts(flight->row->id);
-	ground.job = llmb_store_job(flight->row->job);
+	ground.job = its_job(flight);
 	clean = find_ground(flight, &ground) == NULL;
 	llmb_turn_commit();
 	drop_spool(flight);
@@ -872,7 +881,7 @@ flight_ended(LlmbParty *party, LlmbEnding *ending)
 		return;
 	llmb_turn_begin("recording a provider's reply");
 	memset(&ground, 0, sizeof(ground));
-	ground.job = llmb_store_job(flight->row->job);
+	ground.job = its_job(flight);
 	ground.server = llmb_server_by_name(flight->row->server);
 	if (ground.server == NULL)
 		wait_ms(flight, 60000);
@@ -925,12 +934,18 @@ static void
 reload(void *arg)
 {
 	LlmbFlight *flight = arg;
+	LlmbBatchRow *row;
 	MemoryContext old;
 
 	llmb_turn_begin("looking after a batch");
 	old = MemoryContextSwitchTo(flight->context);
-	flight->row = llmb_store_batch(flight->row->id);
+	row = llmb_store_batch(flight->row->id);
 	MemoryContextSwitchTo(old);
+	/* somebody removed it: nothing is left to do for us */
+	if (row == NULL)
+		flight->row->state = LLMB_CANCELLED;
+	else
+		flight->row = row;
 	llmb_turn_commit();
 }
 

@@ -155,12 +155,14 @@ start_worker(Charge *charge, Oid database)
 	bool		started;
 
 	llmb_fill_worker(&worker, database, true);
+	llmb_slot_starting(database);
 	started = RegisterDynamicBackgroundWorker(&worker, &charge->handle);
 	MemoryContextSwitchTo(old);
 	charge->database = database;
 	if (!started)
 	{
 		charge->handle = NULL;
+		llmb_slot_set_wanted(database, true);
 		charge->not_before = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), 10000);
 		ereport(LOG,
 				(errmsg("llm_batch: no background worker slot is free"),

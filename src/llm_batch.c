@@ -78,6 +78,7 @@ utility_hook(PlannedStmt *pstmt, const char *query, bool read_only_tree,
 	const char *name = database_needed(pstmt->utilityStmt);
 	Oid			database = name ? get_database_oid(name, true) : InvalidOid;
 	ProcessUtility_hook_type next = previous_utility_hook ? previous_utility_hook : standard_ProcessUtility;
+	volatile bool gone = false;
 
 	if (!OidIsValid(database) || !may_need(pstmt->utilityStmt, database))
 	{
@@ -88,10 +89,11 @@ utility_hook(PlannedStmt *pstmt, const char *query, bool read_only_tree,
 	{
 		llmb_hold_database(database);
 		next(pstmt, query, read_only_tree, context, params, environment, dest, completion);
+		gone = IsA(pstmt->utilityStmt, DropdbStmt);
 	}
 	PG_FINALLY();
 	{
-		llmb_release_database(database);
+		llmb_release_database(database, gone);
 	}
 	PG_END_TRY();
 }

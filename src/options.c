@@ -711,7 +711,8 @@ require_usable(const LlmbServer *server)
 	if (server->provider == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("api \"%s\" of server \"%s\" is not supported yet", server->api, server->name)));
+				 errmsg("api \"%s\" of server \"%s\" is not supported yet", server->api, server->name),
+				 errhint("Use a server with api openai or mock.")));
 	if (!server->enabled)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
@@ -721,7 +722,8 @@ require_usable(const LlmbServer *server)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("server \"%s\" has no batch API", server->name),
-				 errdetail("Its option \"batch\" is off, and real-time calls are not supported yet.")));
+				 errdetail("Its option \"batch\" is off, and real-time calls are not supported yet."),
+				 errhint("Use another server.")));
 	if (!server->provider->needs_key)
 		return;
 	if (llmb_server_key(server, GetUserId(), false, &missing, &reason) == NULL)

@@ -416,6 +416,8 @@ llmb_apply_due(void)
 		return false;
 	}
 	job = llmb_store_job(id);
+	if (job == NULL)
+		elog(ERROR, "stored answers of job " INT64_FORMAT " have no job", id);
 	def = llmb_store_job_def(id);
 	/* after a time-out each try takes less, until the slow row stands alone */
 	count = Min(count, Max(1, llmb_write_back_rows >> (3 * Min(results[0].retry_after_ms, 10))));

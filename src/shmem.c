@@ -100,7 +100,6 @@ find_slot(Oid database, bool create)
 	memset(unused, 0, sizeof(LlmbSlot));
 	unused->database = database;
 	unused->wanted = true;
-	unused->clean_exit = true;
 	return unused;
 }
 
@@ -346,10 +345,28 @@ llmb_slot_set_wanted(Oid database, bool wanted)
 {
 	LlmbSlot   *slot;
 
+	if (shared == NULL)
+		return;
 	SpinLockAcquire(&shared->mutex);
 	slot = find_slot(database, false);
 	if (slot)
 		slot->wanted = wanted;
+	SpinLockRelease(&shared->mutex);
+}
+
+void
+llmb_slot_starting(Oid database)
+{
+	LlmbSlot   *slot;
+
+	SpinLockAcquire(&shared->mutex);
+	slot = find_slot(database, false);
+	if (slot)
+	{
+		/* an end that is not reported by the worker itself is no clean one */
+		slot->wanted = false;
+		slot->clean_exit = false;
+	}
 	SpinLockRelease(&shared->mutex);
 }
 
@@ -366,6 +383,7 @@ held_worker(Oid database, int holder)
 	if (slot)
 	{
 		slot->held_by = holder;
+		slot->wanted = false;
 		pid = slot->worker_pid;
 	}
 	SpinLockRelease(&shared->mutex);
@@ -391,7 +409,7 @@ llmb_hold_database(Oid database)
 }
 
 void
-llmb_release_database(Oid database)
+llmb_release_database(Oid database, bool gone)
 {
 	LlmbSlot   *slot;
 	struct Latch *launcher;
@@ -403,7 +421,9 @@ llmb_release_database(Oid database)
 	if (slot && slot->held_by == MyProcPid)
 	{
 		slot->held_by = 0;
-		slot->wanted = true;
+		slot->wanted = !gone;
+		if (gone && slot->worker_pid == 0)
+			slot->database = InvalidOid;
 	}
 	launcher = shared->launcher_latch;
 	SpinLockRelease(&shared->mutex);

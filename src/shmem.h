@@ -55,6 +55,8 @@ extern bool llmb_slot(int number, LlmbSlot *copy);
 extern bool llmb_slot_for(Oid database);
 extern void llmb_slot_free(Oid database);
 extern void llmb_slot_set_wanted(Oid database, bool wanted);
+/* A worker for it is being started. */
+extern void llmb_slot_starting(Oid database);
 /* How every worker is started. */
 extern void llmb_fill_worker(BackgroundWorker *worker, Oid database, bool notify);
 
@@ -62,6 +64,7 @@ extern void llmb_fill_worker(BackgroundWorker *worker, Oid database, bool notify
 
 /* Ends the database's worker and keeps it away until released. */
 extern void llmb_hold_database(Oid database);
-extern void llmb_release_database(Oid database);
+/* gone: it was dropped. */
+extern void llmb_release_database(Oid database, bool gone);
 
 #endif							/* LLMB_SHMEM_H */

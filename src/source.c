@@ -392,10 +392,38 @@ llmb_source_resolve(Oid relid, const char *prompt, const char *key, const char *
 
 /* ---- texts that become SQL ---- */
 
+/* A syntax error in a filter points into the filter, not into the statement. */
+static void
+filter_error(void *arg)
+{
+	int			position = geterrposition();
+
+	if (position > 0)
+	{
+		errposition(0);
+		internalerrposition(position);
+		internalerrquery(arg);
+	}
+	errcontext("filter of llm_batch.submit()");
+	errhint("Write what would stand behind WHERE, for instance: filter => 'summary IS NULL'.");
+}
+
+static List *
+parse_filter(char *text)
+{
+	ErrorContextCallback callback = {error_context_stack, filter_error, text};
+	List	   *parsed;
+
+	error_context_stack = &callback;
+	parsed = raw_parser(text, RAW_PARSE_DEFAULT);
+	error_context_stack = callback.previous;
+	return parsed;
+}
+
 void
 llmb_check_condition(const char *filter)
 {
-	List	   *parsed = raw_parser(psprintf("SELECT %s\n", filter), RAW_PARSE_DEFAULT);
+	List	   *parsed = parse_filter(psprintf("SELECT %s\n", filter));
 	SelectStmt *select;
 
 	if (list_length(parsed) != 1 || !IsA(linitial_node(RawStmt, parsed)->stmt, SelectStmt))
@@ -478,23 +506,4 @@ llmb_source_query(const LlmbSource *source, const char *filter, int64 limit)
 		appendStringInfo(&sql, " LIMIT " INT64_FORMAT, limit);
 	}
 	return sql.data;
-}
-
-void
-llmb_pin_rendering(const char *time_zone)
-{
-	static const char *const pinned[][2] = {
-		{"DateStyle", "ISO"},
-		{"IntervalStyle", "postgres"},
-		{"extra_float_digits", "1"},
-		{"bytea_output", "hex"},
-		{"xmlbinary", "base64"},
-	};
-
-	for (int i = 0; i < (int) lengthof(pinned); i++)
-		(void) set_config_option(pinned[i][0], pinned[i][1], PGC_USERSET, PGC_S_SESSION,
-								 GUC_ACTION_SAVE, true, 0, false);
-	if (time_zone)
-		(void) set_config_option("TimeZone", time_zone, PGC_USERSET, PGC_S_SESSION,
-								 GUC_ACTION_SAVE, true, 0, false);
 }

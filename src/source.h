@@ -47,11 +47,4 @@ extern void llmb_check_query(const char *query);
  */
 extern char *llmb_source_query(const LlmbSource *source, const char *filter, int64 limit);
 
-/*
- * Settings that the rendering of values depends on, the same at submit and
- * at write-back; the time zone is the submitter's.  For the current GUC nest
- * level.
- */
-extern void llmb_pin_rendering(const char *time_zone);
-
 #endif							/* LLMB_SOURCE_H */

@@ -58,6 +58,9 @@ extern void llmb_procedure_snapshot(void);
 extern void llmb_procedure_commit(void);
 extern void llmb_procedure_end(void);
 
+/* Raises in a read-only transaction and on a standby. */
+extern void llmb_require_writable(const char *function);
+
 /* The extension's owner; InvalidOid when the extension is not there. */
 extern Oid	llmb_extension_owner(void);
 

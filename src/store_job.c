@@ -393,7 +393,7 @@ llmb_store_do_retry(int64 job, ArrayType *codes)
 						  "la", job, codes);
 	if (failed + unsent > 0)
 		llmb_sql_run("UPDATE llm_batch.job SET queued = queued + $2, failed = failed - $2 + $3, cancelled = cancelled - $3, "
-					 " state = 'running', reason = NULL, finished_at = NULL WHERE id = $1",
+					 " state = 'running', reason = NULL, finished_at = NULL, deadline_at = NULL WHERE id = $1",
 					 "lii", job, failed + unsent, cancelled);
 	return failed + unsent;
 }

@@ -34,6 +34,7 @@
 #include "request.h"
 #include "shmem.h"
 #include "source.h"
+#include "sql.h"
 #include "store.h"
 
 PG_FUNCTION_INFO_V1(llmb_submit);
@@ -70,6 +71,7 @@ typedef struct Ask
 	char	   *filter;
 	int64		limit;			/* -1: none */
 	size_t		max_prompt;		/* bytes */
+	size_t		overhead;		/* bytes of a request line with an empty prompt */
 
 	/* the sink */
 	void		(*sink) (struct Ask *ask, const Line *line);
@@ -153,6 +155,9 @@ arguments_hash(FunctionCallInfo fcinfo, int tail)
 {
 	StringInfoData all;
 
+	int			level = NewGUCNestLevel();
+
+	llmb_pin_rendering(NULL);
 	initStringInfo(&all);
 	for (int i = 0; i < tail + TAIL_ARGS; i++)
 	{
@@ -164,8 +169,14 @@ arguments_hash(FunctionCallInfo fcinfo, int tail)
 		if (PG_ARGISNULL(i))
 			continue;
 		getTypeOutputInfo(type, &output, &varlena);
-		appendStringInfo(&all, "=%s", OidOutputFunctionCall(output, PG_GETARG_DATUM(i)));
+		if (type == REGCLASSOID)
+			/* by name, whatever the search_path; an oid would not survive a dump */
+			appendStringInfo(&all, "=%s.%s", get_namespace_name(get_rel_namespace(PG_GETARG_OID(i))),
+							 get_rel_name(PG_GETARG_OID(i)));
+		else
+			appendStringInfo(&all, "=%s", OidOutputFunctionCall(output, PG_GETARG_DATUM(i)));
 	}
+	AtEOXact_GUC(false, level);
 	return llmb_text_hash(all.data, all.len);
 }
 
@@ -217,10 +228,7 @@ read_arguments(FunctionCallInfo fcinfo, const char *function, int model, int tai
 	LlmbNewJob *job = &ask->job;
 
 	if (function)
-	{
-		PreventCommandDuringRecovery(function);
-		PreventCommandIfReadOnly(function);
-	}
+		llmb_require_writable(function);
 	check_later_arguments(fcinfo, tail);
 	job->model = text_arg(fcinfo, model);
 	required(job->model, "model");
@@ -239,7 +247,7 @@ read_arguments(FunctionCallInfo fcinfo, const char *function, int model, int tai
 									 NameStr(*PG_GETARG_NAME(tail + ARG_SERVER)), job->model);
 	job->server = ask->server->name;
 	check_params(ask, job->def.params);
-	ask->max_prompt = Min((size_t) llmb_max_prompt_kb * 1024, (size_t) ask->server->max_batch_bytes);
+	ask->max_prompt = (size_t) llmb_max_prompt_kb * 1024;
 	return ask;
 }
 
@@ -257,9 +265,34 @@ check_encoding(const Line *line)
 				 errhint("Correct the text, or leave the row out with filter.")));
 }
 
-static void
-check_prompt(const Ask *ask, const Line *line)
+static size_t
+text_len(const char *text)
 {
+	return text ? strlen(text) : 0;
+}
+
+/* What a request line holds beside the prompt; measured once. */
+static size_t
+request_overhead(Ask *ask)
+{
+	LlmbPrompt	prompt = {.ordinal = 1, .prompt = ""};
+	StringInfoData line;
+
+	if (ask->overhead > 0)
+		return ask->overhead;
+	initStringInfo(&line);
+	llmb_put_request(&line, ask->server->provider, ask->job.model, &ask->job.def, &prompt,
+					 "0123456789abcdef-1");
+	ask->overhead = line.len;
+	pfree(line.data);
+	return ask->overhead;
+}
+
+static void
+check_prompt(Ask *ask, const Line *line)
+{
+	size_t		whole;
+
 	if (line->messages == NULL &&
 		(line->prompt == NULL || line->prompt[strspn(line->prompt, " \t\r\n")] == '\0'))
 		ereport(ERROR,
@@ -267,12 +300,15 @@ check_prompt(const Ask *ask, const Line *line)
 				 errmsg("the prompt for key %s is %s", line->key, line->prompt ? "empty" : "NULL"),
 				 ask->source ? errhint("Leave such rows out, for instance with filter => 'body IS NOT NULL'.") :
 				 errhint("Leave it out.")));
-	if (line->len > ask->max_prompt)
+	whole = line->len + text_len(line->system) + text_len(line->messages) + text_len(line->params) + request_overhead(ask);
+	if (line->len > ask->max_prompt || whole > ask->server->max_batch_bytes)
 		ereport(ERROR,
 				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
-				 errmsg("the prompt for key %s is too long: %zu bytes", line->key, line->len),
-				 errdetail("At most %zu bytes may be sent.", ask->max_prompt),
-				 errhint("Shorten the text (left(body, 100000)), leave the row out with filter, or raise llm_batch.max_prompt_size and the server's max_batch_bytes.")));
+				 errmsg("the prompt for key %s is too long: %zu bytes, %zu with all that goes with it",
+						line->key, line->len, whole),
+				 errdetail("llm_batch.max_prompt_size is %zu bytes, max_batch_bytes of server \"%s\" is " INT64_FORMAT ".",
+						   ask->max_prompt, ask->server->name, ask->server->max_batch_bytes),
+				 errhint("Shorten the text (left(body, 100000)), leave the row out with filter, or raise the limit.")));
 	if (line->prompt)
 		check_encoding(line);
 }
@@ -411,6 +447,20 @@ read_source_row(Ask *ask, HeapTuple tuple, TupleDesc desc, void *arg, Line *line
 }
 
 static void
+check_messages(const Line *line)
+{
+	char	   *utf8 = llmb_to_utf8(line->messages);
+	const char *reason;
+	LlmbJson   *messages = llmb_json_parse(utf8, strlen(utf8), &reason);
+
+	if (messages == NULL || messages->type != LLMB_JSON_ARRAY || messages->count == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("the messages for key %s are not a JSON array with at least one element", line->key),
+				 errhint("For instance: [{\"role\": \"user\", \"content\": \"...\"}].")));
+}
+
+static void
 read_query_row(Ask *ask, HeapTuple tuple, TupleDesc desc, void *arg, Line *line)
 {
 	const int  *columns = arg;	/* key, prompt, system, messages, params; 0: none */
@@ -428,6 +478,8 @@ read_query_row(Ask *ask, HeapTuple tuple, TupleDesc desc, void *arg, Line *line)
 				 errhint("Let the query yield a key for each row.")));
 	if (line->params)
 		check_params(ask, line->params);
+	if (line->messages)
+		check_messages(line);
 }
 
 static void

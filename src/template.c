@@ -19,6 +19,7 @@
 #include "utils/builtins.h"
 #include "utils/varlena.h"
 #include "utils/fmgroids.h"
+#include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/typcache.h"
 
@@ -261,6 +262,25 @@ llmb_text_hash(const char *text, size_t len)
 	return (int64) hash_bytes_extended((const unsigned char *) text, (int) len, 0);
 }
 
+void
+llmb_pin_rendering(const char *time_zone)
+{
+	static const char *const pinned[][2] = {
+		{"DateStyle", "ISO"},
+		{"IntervalStyle", "postgres"},
+		{"extra_float_digits", "1"},
+		{"bytea_output", "hex"},
+		{"xmlbinary", "base64"},
+	};
+
+	for (int i = 0; i < (int) lengthof(pinned); i++)
+		(void) set_config_option(pinned[i][0], pinned[i][1], PGC_USERSET, PGC_S_SESSION,
+								 GUC_ACTION_SAVE, true, 0, false);
+	if (time_zone)
+		(void) set_config_option("TimeZone", time_zone, PGC_USERSET, PGC_S_SESSION,
+								 GUC_ACTION_SAVE, true, 0, false);
+}
+
 /* ---- from SQL ---- */
 
 static LlmbRenderer *
@@ -307,6 +327,7 @@ llmb_render_sql(PG_FUNCTION_ARGS)
 	Datum	   *values;
 	bool	   *nulls;
 	StringInfoData out;
+	int			level;
 
 	if (PG_ARGISNULL(0) || PG_ARGISNULL(1))
 		PG_RETURN_NULL();
@@ -325,7 +346,10 @@ llmb_render_sql(PG_FUNCTION_ARGS)
 	for (int c = 0; c < template->column_count; c++)
 		values[c] = heap_getattr(&tuple, attnums[c], desc, &nulls[c]);
 	initStringInfo(&out);
+	level = NewGUCNestLevel();
+	llmb_pin_rendering(NULL);
 	llmb_render(renderer, &out, values, nulls);
+	AtEOXact_GUC(false, level);
 	ReleaseTupleDesc(desc);
 	PG_RETURN_TEXT_P(cstring_to_text_with_len(out.data, out.len));
 }

@@ -39,6 +39,13 @@ extern LlmbRenderer *llmb_renderer(const LlmbTemplate *template, const Oid *type
 extern void llmb_render(LlmbRenderer *renderer, StringInfo out,
 						const Datum *values, const bool *nulls);
 
+/*
+ * Settings that the rendering of values depends on, the same at submit and
+ * at write-back; the time zone is the submitter's.  For the current GUC nest
+ * level.
+ */
+extern void llmb_pin_rendering(const char *time_zone);
+
 /* The 64-bit hash by which stale answers are told. */
 extern int64 llmb_text_hash(const char *text, size_t len);
 

@@ -28,34 +28,51 @@
 
 static MemoryContext before;	/* the caller's, while a turn runs */
 
+/*
+ * The extension that this worker serves.  One that was dropped and created
+ * again is another: its ids begin anew, and all that we remember is void.
+ */
+static Oid	served = InvalidOid;
+
 static void
 leave_without_extension(void)
 {
+	bool		another = OidIsValid(get_extension_oid(LLMB_EXTENSION, true));
+
 	PopActiveSnapshot();
 	CommitTransactionCommand();
-	llmb_worker_reports(false, true);
+	llmb_worker_reports(another, true);
+	if (another)
+		llmb_slot_set_wanted(MyDatabaseId, true);
 	proc_exit(0);
+}
+
+bool
+llmb_extension_is_served(void)
+{
+	Oid			extension = get_extension_oid(LLMB_EXTENSION, true);
+
+	if (!OidIsValid(served))
+		served = extension;
+	return OidIsValid(extension) && extension == served;
 }
 
 void
 llmb_turn_begin(const char *doing)
 {
-	Oid			extension;
-
 	Assert(!IsTransactionState());
 	before = CurrentMemoryContext;
 	pgstat_report_activity(STATE_RUNNING, doing);
 	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
-	extension = get_extension_oid(LLMB_EXTENSION, true);
-	if (!OidIsValid(extension))
+	if (!llmb_extension_is_served())
 		leave_without_extension();
-	LockDatabaseObject(ExtensionRelationId, extension, 0, AccessShareLock);
+	LockDatabaseObject(ExtensionRelationId, served, 0, AccessShareLock);
 	/* it may have been dropped while we waited for the lock */
 	PopActiveSnapshot();
 	PushActiveSnapshot(GetTransactionSnapshot());
-	if (get_extension_oid(LLMB_EXTENSION, true) != extension)
+	if (!llmb_extension_is_served())
 		leave_without_extension();
 	MemoryContextSwitchTo(before);
 }

@@ -18,6 +18,8 @@
  */
 extern void llmb_turn_begin(const char *doing);
 extern void llmb_turn_commit(void);
+/* In a transaction: is the extension there, and the one we began with? */
+extern bool llmb_extension_is_served(void);
 /* After an error: gets rid of what is open, if anything. */
 extern void llmb_turn_abort(void);
 

@@ -13,7 +13,6 @@
 #include "llm_batch.h"
 
 #include "access/xact.h"
-#include "commands/extension.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
@@ -94,7 +93,7 @@ extension_is_here(void)
 	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
-	here = OidIsValid(get_extension_oid(LLMB_EXTENSION, true));
+	here = llmb_extension_is_served();
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 	return here;

@@ -292,7 +292,7 @@ sub explain_job
 	my %look = (
 		progress => "SELECT to_json(p) FROM llm_batch.progress p WHERE job_id = $job",
 		batches => "SELECT to_json(b) FROM llm_batch.batches b WHERE job_id = $job ORDER BY batch_id LIMIT 20",
-		events => "SELECT at::time, batch_id, kind, message FROM llm_batch.events WHERE job_id = $job ORDER BY event_id DESC LIMIT 40",
+		events => "SELECT at::time, batch_id, kind, message FROM llm_batch.events WHERE job_id = $job ORDER BY event_id DESC LIMIT 12",
 		results => "SELECT state, error_code, max(error), count(*) FROM llm_batch.results WHERE job_id = $job GROUP BY 1, 2",
 		activity => "SELECT pid, backend_type, state, wait_event, query FROM pg_stat_activity WHERE backend_type ~ 'llm_batch'");
 
@@ -466,6 +466,16 @@ sub clear_rules { my ($self) = @_; $self->call('DELETE', $_) foreach qw(faults b
 # fault({match…}, {do…}), rule({match…}, member => value, …)
 sub fault { my ($self, $match, $do) = @_; return $self->call('POST', 'faults', { match => $match, do => $do }) }
 sub rule { my ($self, $match, %member) = @_; return $self->call('POST', 'batch_rules', { match => $match, %member }) }
+
+# A call to the provider itself, behind the back of the extension.
+sub post_as
+{
+	my ($self, $key, $path) = @_;
+	my $reply = $self->{http}->request('POST', $self->base_url . $path,
+		{ headers => { Authorization => "Bearer $key", 'Content-Type' => 'application/json' }, content => '{}' });
+
+	die "$path: $reply->{status} $reply->{content}" if !$reply->{success};
+}
 
 # Requests that came in: requests(method => 'POST', path => '/v1/batches').
 # The path is a prefix.
