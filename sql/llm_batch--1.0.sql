@@ -85,6 +85,7 @@ CREATE TABLE llm_batch.job (
 	system_identifier bigint NOT NULL,
 	database_oid bigint NOT NULL,
 	CHECK (total = queued + in_flight + succeeded + failed + cancelled),
+	CHECK (queued >= 0 AND in_flight >= 0 AND succeeded >= 0 AND failed >= 0 AND cancelled >= 0 AND unapplied >= 0),
 	UNIQUE (owner, request_key)
 ) WITH (fillfactor = 50);
 CREATE INDEX job_active ON llm_batch.job (id)

@@ -59,13 +59,6 @@ own_job(int64 id)
 	return NULL;
 }
 
-static bool
-is_over(const LlmbJob *job)
-{
-	return strcmp(job->state, "succeeded") == 0 || strcmp(job->state, "partial") == 0 ||
-		strcmp(job->state, "failed") == 0 || strcmp(job->state, "cancelled") == 0;
-}
-
 static void
 require_state(bool fine, const LlmbJob *job, const char *verb)
 {
@@ -73,7 +66,7 @@ require_state(bool fine, const LlmbJob *job, const char *verb)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("job " INT64_FORMAT " cannot be %s: it is %s", job->id, verb, job->state),
-				 is_over(job) ? errhint("An ended job takes retry() and apply().") :
+				 llmb_job_is_over(job) ? errhint("An ended job takes retry() and apply().") :
 				 errhint("Look at llm_batch.progress.")));
 }
 
@@ -99,7 +92,7 @@ llmb_cancel(PG_FUNCTION_ARGS)
 {
 	LlmbJob    *job = job_to_change(PG_GETARG_INT64(0), "llm_batch.cancel()");
 
-	require_state(!is_over(job), job, "cancelled");
+	require_state(!llmb_job_is_over(job), job, "cancelled");
 	ask(job->id, "cancel", NULL);
 	PG_RETURN_VOID();
 }
@@ -112,7 +105,7 @@ llmb_pause(PG_FUNCTION_ARGS)
 {
 	LlmbJob    *job = job_to_change(PG_GETARG_INT64(0), "llm_batch.pause()");
 
-	require_state(!is_over(job) && strcmp(job->state, "cancelling") != 0, job, "paused");
+	require_state(!llmb_job_is_over(job) && strcmp(job->state, "cancelling") != 0, job, "paused");
 	ask(job->id, "pause", NULL);
 	PG_RETURN_VOID();
 }
@@ -131,7 +124,7 @@ llmb_resume(PG_FUNCTION_ARGS)
 				 errmsg("resend is not supported yet"),
 				 errdetail("Every provider built in so far can tell whether a batch has arrived."),
 				 errhint("Leave it out.")));
-	require_state(!is_over(job) && strcmp(job->state, "cancelling") != 0, job, "resumed");
+	require_state(!llmb_job_is_over(job) && strcmp(job->state, "cancelling") != 0, job, "resumed");
 	ask(job->id, "resume", NULL);
 	PG_RETURN_VOID();
 }
@@ -170,7 +163,7 @@ llmb_retry(PG_FUNCTION_ARGS)
 	job = job_to_change(PG_GETARG_INT64(0), "llm_batch.retry()");
 	if (codes)
 		check_codes(codes);
-	require_state(is_over(job), job, "retried");
+	require_state(llmb_job_is_over(job), job, "retried");
 	count = llmb_store_count_retry(job->id, codes);
 	if (count == 0)
 		ereport(NOTICE,
@@ -193,8 +186,10 @@ Datum
 llmb_apply(PG_FUNCTION_ARGS)
 {
 	LlmbJob    *job = job_to_change(PG_GETARG_INT64(0), "llm_batch.apply()");
-	int64		count = llmb_store_count_apply(job->id);
+	int64		count;
 
+	require_state(llmb_job_is_over(job), job, "applied again");
+	count = llmb_store_count_apply(job->id);
 	if (count == 0)
 		ereport(NOTICE, (errmsg("job " INT64_FORMAT " has no stored answers that wait to be written", job->id)));
 	else
@@ -326,7 +321,7 @@ llmb_wait(PG_FUNCTION_ARGS)
 		llmb_procedure_commit();
 		MemoryContextSwitchTo(look);
 		/* retry() and apply() make an ended job run on */
-		if (is_over(job) && !job->commanded)
+		if (llmb_job_is_over(job) && !job->commanded)
 			break;
 		tell_progress(job, &seen);
 		if (give_up != 0 && GetCurrentTimestamp() >= give_up)

@@ -452,7 +452,7 @@ decide_missing(LlmbFlight *flight)
 	if (strcmp(end, "failed") == 0)
 	{
 		(void) llmb_code_parse(flight->row->error_code ? flight->row->error_code : "provider_error", &code);
-		llmb_take_missing(intake, code, code == LLMB_PROVIDER_ERROR, flight->row->reason);
+		llmb_take_missing(intake, code, false, flight->row->reason);
 	}
 	else if (strcmp(end, "expired") == 0)
 		llmb_take_missing(intake, LLMB_EXPIRED, true, "the batch expired before this item was run");
@@ -618,7 +618,7 @@ fail_batch(LlmbFlight *flight, LlmbCode code, const char *why)
 	flight->row->reason = keep(flight, why);
 	flight->row->ended_at = GetCurrentTimestamp();
 	become(flight, LLMB_ENDED);
-	say(flight, "refused", "the provider refused the batch: %s", why);
+	say(flight, "refused", "the batch failed as a whole: %s", why);
 }
 
 /* In a turn: faults that upload and create share.  Nothing was created. */
@@ -660,6 +660,37 @@ upload_ended(LlmbFlight *flight, const LlmbEnding *ending, const Ground *ground)
 	}
 	else
 		refused(flight, ending, ground, "the upload");
+}
+
+/*
+ * In a turn.  "No such thing" is believed when it was said three times, and
+ * for longer than a new thing may take to appear.  Then it is final: the
+ * items may have been run and paid, so sending them again is for a person to
+ * decide.
+ */
+static void
+gone(LlmbFlight *flight, const LlmbEnding *ending, const LlmbServer *server, const char *what)
+{
+	const char *why = psprintf("the provider does not know the %s any more (%s)", what, in_words(ending));
+
+	if (flight->gone++ == 0)
+		flight->gone_since = GetCurrentTimestamp();
+	if (flight->gone < 3 ||
+		GetCurrentTimestamp() < TimestampTzPlusMilliseconds(flight->gone_since, server->settle_time_ms))
+	{
+		try_later(flight, ending, server, psprintf("asking for the %s", what));
+		return;
+	}
+	if (flight->row->state != LLMB_FETCHING)
+	{
+		fail_batch(flight, LLMB_PROVIDER_ERROR, why);
+		return;
+	}
+	flight->row->remote_end = keep(flight, "failed");
+	flight->row->error_code = keep(flight, llmb_code_name(LLMB_PROVIDER_ERROR));
+	flight->row->reason = keep(flight, why);
+	become(flight, LLMB_FETCHING);
+	say(flight, "gone", "%s", why);
 }
 
 /* In a turn: the batch is there, and this is its id. */
@@ -820,8 +851,15 @@ static void
 poll_ended(LlmbFlight *flight, const LlmbEnding *ending, const Ground *ground)
 {
 	const LlmbRemoteBatch *remote = &ending->reply.batch;
+	bool		answered = ending->wire == LLMB_WIRE_OK;
 
-	if (ending->wire == LLMB_WIRE_OK && ending->reply.fault == LLMB_FAULT_NONE && remote->id)
+	if (answered && ending->reply.fault == LLMB_FAULT_GONE)
+	{
+		gone(flight, ending, ground->server, "batch");
+		return;
+	}
+	flight->gone = answered ? 0 : flight->gone;
+	if (answered && ending->reply.fault == LLMB_FAULT_NONE && remote->id)
 	{
 		switch (remote->state)
 		{
@@ -866,7 +904,10 @@ fetch_ended(LlmbFlight *flight, const LlmbEnding *ending, const Ground *ground)
 	{
 		flight->part++;
 		flight->tries = 0;
+		flight->gone = 0;
 	}
+	else if (ending->wire == LLMB_WIRE_OK && ending->reply.fault == LLMB_FAULT_GONE)
+		gone(flight, ending, ground->server, "result file");
 	else
 		try_later(flight, ending, ground->server, "fetching results");
 }

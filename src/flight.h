@@ -27,6 +27,8 @@ typedef struct LlmbFlight
 	int			tries;			/* of the current step, without success */
 	bool		cancel;			/* its end was asked for */
 	LlmbCode	cancel_code;	/* and what that makes of the rest */
+	int			gone;			/* replies in a row that say "no such thing" */
+	TimestampTz gone_since;
 	int			listings;		/* complete ones without a trace of it */
 	char	   *cursor;
 	int			part;			/* of the result files */

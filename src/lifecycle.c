@@ -228,29 +228,27 @@ resume_job(LlmbJob *job)
 }
 
 static void
-run_command(const LlmbCommand *command)
+run_command(const LlmbCommand *command, LlmbJob *job)
 {
-	LlmbJob    *job = llmb_store_job(command->job);
-	bool		over = job && (strcmp(job->state, "waiting") != 0 && strcmp(job->state, "running") != 0 &&
-							   strcmp(job->state, "paused") != 0 && strcmp(job->state, "cancelling") != 0);
+	bool		over = llmb_job_is_over(job);
+	bool		for_ended = strcmp(command->verb, "retry") == 0 || strcmp(command->verb, "apply") == 0;
 
-	if (job == NULL)
-		return;
-	if (strcmp(command->verb, "retry") == 0)
+	/* things have moved on since it was asked */
+	if (over != for_ended)
+		llmb_store_event(job->id, 0, "not_obeyed", "%s was asked for, but the job is %s", command->verb, job->state);
+	else if (strcmp(command->verb, "retry") == 0)
 	{
 		int			count = llmb_store_do_retry(job->id, command->codes);
 
-		llmb_store_event(job->id, 0, "retry", "%d items are sent again", count);
+		llmb_store_event(job->id, 0, "retry", "items to be sent again: %d", count);
 	}
 	else if (strcmp(command->verb, "apply") == 0)
 	{
 		int			count = llmb_store_do_apply(job->id);
 
-		llmb_store_event(job->id, 0, "apply", "%d stored answers are written again", count);
+		llmb_store_event(job->id, 0, "apply", "stored answers to be written again: %d", count);
 		answers_pending = true;
 	}
-	else if (over)
-		return;
 	else if (strcmp(command->verb, "cancel") == 0)
 		cancel_job(job);
 	else if (strcmp(command->verb, "resume") == 0)
@@ -263,23 +261,49 @@ run_command(const LlmbCommand *command)
 }
 
 static void
-run_commands(void *arg)
+run_next_command(void *arg)
 {
-	List	   *commands;
-	ListCell   *lc;
+	LlmbCommand **command = arg;
+	LlmbJob    *job;
 
-	(void) arg;
-	llmb_turn_begin("obeying commands");
-	commands = llmb_store_commands();
-	foreach(lc, commands)
+	llmb_turn_begin("obeying a command");
+	*command = llmb_store_next_command();
+	if (*command)
 	{
-		run_command(lfirst(lc));
-		llmb_store_command_done(((LlmbCommand *) lfirst(lc))->id);
+		job = llmb_store_job((*command)->job);
+		if (job)
+			run_command(*command, job);
+		llmb_store_command_done((*command)->id);
 	}
-	llmb_probe_start_asked();
+	else
+		llmb_probe_start_asked();
 	llmb_turn_commit();
-	commands_pending = list_length(commands) > 0;
+}
+
+/* One that cannot be obeyed must not stand in the way of the others. */
+static void
+drop_command(void *arg)
+{
+	LlmbCommand *command = arg;
+
+	llmb_turn_begin("dropping a command");
+	llmb_store_event(command->job, 0, "not_obeyed", "%s failed; the server's log tells why", command->verb);
+	llmb_store_command_done(command->id);
+	llmb_turn_commit();
+}
+
+/* False when even that did not go. */
+static bool
+obey(void)
+{
+	LlmbCommand *command = NULL;
+	bool		went_well = llmb_guarded(run_next_command, &command, "llm_batch: obeying a command");
+
+	if (!went_well && command)
+		went_well = llmb_guarded(drop_command, command, "llm_batch: dropping a command");
+	commands_pending = command != NULL;
 	dirty = true;
+	return went_well;
 }
 
 /* ---- jobs ---- */
@@ -302,7 +326,7 @@ look_after_job(LlmbJob *job, TimestampTz now)
 	}
 	if (job->queued > 0 && strcmp(job->state, "paused") != 0)
 		return llmb_plan_batch(job, now);
-	if (job->queued > 0 || job->in_flight > 0 || job->live_batches || strcmp(job->state, "paused") == 0)
+	if (job->queued > 0 || job->in_flight > 0 || job->live_batches)
 		return false;
 	llmb_turn_begin("ending a job");
 	ended = llmb_store_finish_job(job->id);
@@ -399,10 +423,7 @@ llmb_lifecycle_step(void)
 	bool		did = false;
 
 	if (commands_pending)
-	{
-		commands_pending = false;
-		return llmb_guarded(run_commands, NULL, "llm_batch: obeying commands") ? 0 : troubled();
-	}
+		return obey() ? 0 : troubled();
 	if ((flight = due_flight(now, &next)) != NULL && run_flight(flight))
 		return 0;
 	if (dirty || (next_look != 0 && next_look <= now))

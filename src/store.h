@@ -102,6 +102,7 @@ typedef struct LlmbDelta
 	int			cost_free;		/* attempts known to have cost nothing */
 } LlmbDelta;
 
+extern bool llmb_job_is_over(const LlmbJob *job);
 extern void llmb_store_count(int64 job, const LlmbDelta *delta);
 extern void llmb_store_job_state(int64 job, const char *state, const char *reason);
 /* From paused to where it was. */
@@ -126,7 +127,8 @@ typedef struct LlmbCommand
 } LlmbCommand;
 
 extern void llmb_store_command(int64 job, const char *verb, ArrayType *codes);
-extern List *llmb_store_commands(void);
+/* The oldest that is not done; NULL when there is none. */
+extern LlmbCommand *llmb_store_next_command(void);
 extern void llmb_store_command_done(int64 id);
 /* Failed items that retry() with these codes would send: how many. */
 extern int64 llmb_store_count_retry(int64 job, ArrayType *codes);

@@ -201,13 +201,20 @@ bool
 llmb_store_has_work(void)
 {
 	LlmbRows   *rows = llmb_sql("SELECT EXISTS (SELECT FROM llm_batch.job WHERE state IN ('waiting', 'running', 'paused', 'cancelling') "
-								"  AND (state <> 'paused' OR in_flight > 0)) "
+								"  AND (state <> 'paused' OR in_flight > 0 OR queued = 0)) "
 								"OR EXISTS (SELECT FROM llm_batch.command) "
 								"OR EXISTS (SELECT FROM llm_batch.probe WHERE ok IS NULL)", "");
 	bool		work = llmb_row_bool(rows, 0, 1);
 
 	llmb_sql_done(rows);
 	return work;
+}
+
+bool
+llmb_job_is_over(const LlmbJob *job)
+{
+	return strcmp(job->state, "succeeded") == 0 || strcmp(job->state, "partial") == 0 ||
+		strcmp(job->state, "failed") == 0 || strcmp(job->state, "cancelled") == 0;
 }
 
 /* ---- changing jobs ---- */
@@ -273,7 +280,7 @@ llmb_store_finish_job(int64 job)
 					" WHEN failed = 0 AND cancelled = 0 THEN 'succeeded' "
 					" WHEN state = 'cancelling' THEN 'cancelled' "
 					" WHEN succeeded = 0 THEN 'failed' ELSE 'partial' END "
-					"WHERE id = $1 AND state IN ('waiting', 'running', 'cancelling') "
+					"WHERE id = $1 AND state IN ('waiting', 'running', 'paused', 'cancelling') "
 					"AND queued = 0 AND in_flight = 0 "
 					"AND NOT EXISTS (SELECT FROM llm_batch.batch b WHERE b.job_id = $1 "
 					" AND b.state NOT IN ('finalized', 'failed', 'cancelled')) "
@@ -307,26 +314,25 @@ llmb_store_command(int64 job, const char *verb, ArrayType *codes)
 				 "VALUES ($1, $2, $3, session_user)", "lta", job, verb, codes);
 }
 
-List *
-llmb_store_commands(void)
+LlmbCommand *
+llmb_store_next_command(void)
 {
-	LlmbRows   *rows = llmb_sql("SELECT id, job_id, verb, codes FROM llm_batch.command ORDER BY id LIMIT 100", "");
-	List	   *commands = NIL;
+	LlmbRows   *rows = llmb_sql("SELECT id, job_id, verb, codes FROM llm_batch.command ORDER BY id LIMIT 1", "");
+	LlmbCommand *command = NULL;
 
-	for (int i = 0; i < llmb_row_count(rows); i++)
+	if (llmb_row_count(rows) > 0)
 	{
-		LlmbCommand *command = palloc0(sizeof(LlmbCommand));
 		bool		isnull;
-		Datum		codes = llmb_row_datum(rows, i, 4, &isnull);
+		Datum		codes = llmb_row_datum(rows, 0, 4, &isnull);
 
-		command->id = llmb_row_int(rows, i, 1);
-		command->job = llmb_row_int(rows, i, 2);
-		command->verb = llmb_row_text(rows, i, 3);
+		command = palloc0(sizeof(LlmbCommand));
+		command->id = llmb_row_int(rows, 0, 1);
+		command->job = llmb_row_int(rows, 0, 2);
+		command->verb = llmb_row_text(rows, 0, 3);
 		command->codes = isnull ? NULL : DatumGetArrayTypePCopy(codes);
-		commands = lappend(commands, command);
 	}
 	llmb_sql_done(rows);
-	return commands;
+	return command;
 }
 
 void

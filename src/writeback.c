@@ -121,6 +121,12 @@ append_hash(StringInfo sql, const LlmbJobDef *def)
 {
 	LlmbTemplate *template = llmb_template_parse(def->prompt);
 
+	/* a prompt that reads no column cannot become stale */
+	if (template->column_count == 0)
+	{
+		appendStringInfoString(sql, "u.h");
+		return;
+	}
 	appendStringInfoString(sql, "llm_batch.prompt_hash($3");
 	for (int i = 0; i < template->column_count; i++)
 		appendStringInfo(sql, ", t.%s", quote_identifier(template->columns[i]));
