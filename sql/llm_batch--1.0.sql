@@ -488,7 +488,9 @@ COMMENT ON FUNCTION llm_batch.worker_status() IS
 
 CREATE VIEW llm_batch.workers WITH (security_invoker, security_barrier) AS
 SELECT w.pid, pg_catalog.current_database() AS database, w.state, w.since, w.preloaded,
-	CASE WHEN w.pid IS NULL
+	CASE WHEN w.state = 'disabled'
+		THEN 'llm_batch.enabled is off'
+		WHEN w.pid IS NULL
 		THEN 'no worker since ' || pg_catalog.date_trunc('second', w.since)
 	END AS message
 FROM llm_batch.worker_status() w;

@@ -116,6 +116,7 @@ typedef struct LlmbBatchRef
 	int64		latency_ms;		/* how long its batches take */
 	double		failure_rate;	/* share of requests that fail, 0..1 */
 	int64		seed;
+	int			attempt;		/* which sending of its items this is */
 } LlmbBatchRef;
 
 /* A call as the provider wants it made. */

@@ -183,6 +183,7 @@ fill_ref(const LlmbFlight *flight, const Ground *ground, LlmbBatchRef *ref)
 	memset(ref, 0, sizeof(*ref));
 	/* each create has a label of its own: a failed one must not be adopted */
 	ref->token = psprintf("%s_%d", row->token, row->creates);
+	ref->attempt = row->attempt;
 	ref->model = llmb_to_utf8(ground->job->model);
 	ref->completion_window = server->completion_window;
 	ref->organization = server->organization;
@@ -742,7 +743,11 @@ not_listed(LlmbFlight *flight, const Ground *ground)
 	else if (GetCurrentTimestamp() >= certain)
 		wait_ms(flight, ground->server->poll_min_ms);
 	else
-		flight->next_at = certain;
+	{
+		/* it may only be slow to appear: look again, ever more seldom */
+		wait_ms(flight, back_off_ms(flight, ground->server, ground->server->poll_min_ms));
+		flight->next_at = Min(flight->next_at, certain);
+	}
 }
 
 static const LlmbRemoteBatch *

@@ -199,7 +199,7 @@ cancel_job(LlmbJob *job)
 		return;
 	llmb_store_job_state(job->id, "cancelling", NULL);
 	dropped = llmb_store_drop_rest(job->id, "cancelled");
-	llmb_store_event(job->id, 0, "cancelling", "cancel was asked for; %d items were not sent yet", dropped);
+	llmb_store_event(job->id, 0, "cancelling", "cancel was asked for; items not sent yet: %d", dropped);
 	foreach(lc, flights)
 	{
 		LlmbFlight *flight = lfirst(lc);
@@ -320,7 +320,7 @@ look_after_job(LlmbJob *job, TimestampTz now)
 
 		llmb_turn_begin("ending what is past its deadline");
 		dropped = llmb_store_drop_rest(job->id, "expired");
-		llmb_store_event(job->id, 0, "expired", "the deadline is over: %d items were not sent", dropped);
+		llmb_store_event(job->id, 0, "expired", "the deadline is over; items not sent: %d", dropped);
 		llmb_turn_commit();
 		return true;
 	}
@@ -332,6 +332,45 @@ look_after_job(LlmbJob *job, TimestampTz now)
 	ended = llmb_store_finish_job(job->id);
 	llmb_turn_commit();
 	return ended != NULL;
+}
+
+typedef struct Look
+{
+	LlmbJob    *job;
+	TimestampTz now;
+	bool		did;
+} Look;
+
+static void
+look_after_one(void *arg)
+{
+	Look	   *look = arg;
+
+	look->did = look_after_job(look->job, look->now);
+}
+
+/* A job that cannot even be planned is that job's trouble, and nobody else's. */
+static void
+pause_troubled(void *arg)
+{
+	Look	   *look = arg;
+
+	llmb_turn_begin("pausing a job");
+	llmb_store_job_state(look->job->id, "paused", "planning failed; the server's log tells why");
+	llmb_store_event(look->job->id, 0, "paused", "planning failed; the server's log tells why");
+	llmb_turn_commit();
+}
+
+/* When the job has to be looked at again, if nothing else happens. */
+static void
+note_times(const LlmbJob *job, TimestampTz now)
+{
+	if (strcmp(job->state, "paused") != 0 || job->in_flight > 0)
+		jobs_active = true;
+	if (job->retry_at > now && (next_look == 0 || job->retry_at < next_look))
+		next_look = job->retry_at;
+	if (job->deadline > now && job->queued > 0 && (next_look == 0 || job->deadline < next_look))
+		next_look = job->deadline;
 }
 
 static void
@@ -349,15 +388,15 @@ look_after_jobs(void *arg)
 	next_look = 0;
 	foreach(lc, jobs)
 	{
-		LlmbJob    *job = lfirst(lc);
+		Look		look = {lfirst(lc), now, false};
 
-		if (strcmp(job->state, "paused") != 0 || job->in_flight > 0)
-			jobs_active = true;
-		if (job->retry_at > now && (next_look == 0 || job->retry_at < next_look))
-			next_look = job->retry_at;
-		if (job->deadline > now && job->queued > 0 && (next_look == 0 || job->deadline < next_look))
-			next_look = job->deadline;
-		if (look_after_job(job, now))
+		note_times(look.job, now);
+		if (!llmb_guarded(look_after_one, &look, "llm_batch: looking after a job"))
+		{
+			pause_troubled(&look);
+			look.did = true;
+		}
+		if (look.did)
 		{
 			*did = true;
 			return;

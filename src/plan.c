@@ -180,7 +180,8 @@ llmb_plan_batch(LlmbJob *job, TimestampTz now)
 		llmb_turn_commit();
 		return false;
 	}
-	context = AllocSetContextCreate(TopMemoryContext, "llm_batch flight", ALLOCSET_SMALL_SIZES);
+	/* our caller's to throw away, until all has gone well */
+	context = AllocSetContextCreate(CurrentMemoryContext, "llm_batch flight", ALLOCSET_SMALL_SIZES);
 	begin_planning(&planning, job, server, context);
 	collect(&planning, now);
 	if (planning.row->item_count > 0)
@@ -192,6 +193,7 @@ llmb_plan_batch(LlmbJob *job, TimestampTz now)
 		MemoryContextDelete(context);
 		return false;
 	}
+	MemoryContextSetParent(context, TopMemoryContext);
 	llmb_lifecycle_add(planning.row, planning.spool, context);
 	return true;
 }

@@ -48,7 +48,7 @@ verdict(const LlmbEnding *ending, bool *ok)
 	{
 		case LLMB_FAULT_NONE:
 			*ok = true;
-			return psprintf("address, TLS and key work; %d models", reply->models);
+			return psprintf("address, TLS and key work; models that the key can see: %d", reply->models);
 		case LLMB_FAULT_KEY:
 			return psprintf("the address answers, but refuses the key (HTTP %d%s%s)", ending->status,
 							reply->code ? ", " : "", reply->code ? reply->code : "");
@@ -67,6 +67,9 @@ probe_ended(LlmbParty *party, LlmbEnding *ending)
 	Probe	   *probe = (Probe *) party;
 	bool		ok;
 	char	   *message = verdict(ending, &ok);
+
+	if (ok && party->provider->answer)
+		message = pstrdup("it answers in process, and needs neither address nor key");
 
 	llmb_turn_begin("recording a probe");
 	llmb_store_probe_done(probe->id, ok, message);

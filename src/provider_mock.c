@@ -1362,6 +1362,15 @@ put_completion(StringInfo out, const LlmbBatchRef *ref, const LlmbJson *body)
 	pfree(question.system);
 }
 
+/* The item's ordinal and attempt: what is the same in every run of a job. */
+static char *
+failure_name(const char *custom_id, int attempt)
+{
+	const char *dash = strrchr(custom_id, '-');
+
+	return psprintf("%s/%d", dash ? dash + 1 : custom_id, attempt);
+}
+
 /* What the line brings once it is known whether the request was reached. */
 static void
 put_response(StringInfo out, const LlmbBatchRef *ref, const LlmbJson *request,
@@ -1373,7 +1382,8 @@ put_response(StringInfo out, const LlmbBatchRef *ref, const LlmbJson *request,
 							   "\"message\":\"The batch was cancelled before this request was run.\"}");
 		return;
 	}
-	if (fraction_of(custom_id, ref->seed, FOR_FAILURE) < ref->failure_rate)
+	/* by the item's place and attempt: tokens are random, a seed is not */
+	if (fraction_of(failure_name(custom_id, ref->attempt), ref->seed, FOR_FAILURE) < ref->failure_rate)
 	{
 		appendStringInfoString(out, "{\"status_code\":500,\"request_id\":\"req_mock\","
 							   "\"body\":{\"error\":"

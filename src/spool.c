@@ -29,7 +29,18 @@ struct LlmbSpool
 	int64		bytes;
 	StringInfoData buffer;		/* of llmb_spool_line */
 	size_t		taken;			/* of buffer */
+	MemoryContextCallback on_reset; /* the file goes with the context */
 };
+
+static void
+close_file(void *arg)
+{
+	LlmbSpool  *spool = arg;
+
+	if (spool->file)
+		BufFileClose(spool->file);
+	spool->file = NULL;
+}
 
 LlmbSpool *
 llmb_spool_new(MemoryContext context)
@@ -40,6 +51,9 @@ llmb_spool_new(MemoryContext context)
 	spool->context = context;
 	spool->file = BufFileCreateTemp(true);
 	initStringInfo(&spool->buffer);
+	spool->on_reset.func = close_file;
+	spool->on_reset.arg = spool;
+	MemoryContextRegisterResetCallback(context, &spool->on_reset);
 	MemoryContextSwitchTo(old);
 	return spool;
 }
@@ -62,9 +76,10 @@ llmb_spool_free(LlmbSpool *spool)
 {
 	if (spool == NULL)
 		return;
-	BufFileClose(spool->file);
+	close_file(spool);
 	pfree(spool->buffer.data);
-	pfree(spool);
+	spool->buffer.data = NULL;
+	/* the struct itself stays, for the callback to find it closed */
 }
 
 static void

@@ -13,7 +13,7 @@
 
 typedef struct LlmbSpool LlmbSpool;
 
-/* In a transaction; the spool outlives it. */
+/* In a transaction; the spool outlives it, until its context is deleted. */
 extern LlmbSpool *llmb_spool_new(MemoryContext context);
 extern void llmb_spool_write(LlmbSpool *spool, const char *data, size_t len);
 extern int64 llmb_spool_bytes(const LlmbSpool *spool);

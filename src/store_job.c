@@ -105,7 +105,7 @@ void
 llmb_store_job_filled(int64 job, int total)
 {
 	llmb_sql_run("UPDATE llm_batch.job SET total = $2, queued = $2 WHERE id = $1", "li", job, total);
-	llmb_store_event(job, 0, "submitted", "%d items were submitted", total);
+	llmb_store_event(job, 0, "submitted", "submitted items: %d", total);
 }
 
 /* ---- reading jobs ---- */

@@ -84,6 +84,20 @@ typedef struct Ask
 
 /* ---- arguments ---- */
 
+/* Requests are UTF-8; a SQL_ASCII database may hold anything. */
+static void
+check_encoding(const char *text, const char *what, const char *key)
+{
+	if (text == NULL || GetDatabaseEncoding() != PG_SQL_ASCII ||
+		pg_verify_mbstr(PG_UTF8, text, strlen(text), true))
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_CHARACTER_NOT_IN_REPERTOIRE),
+			 key ? errmsg("the %s for key %s is not valid UTF-8", what, key) :
+			 errmsg("argument \"%s\" is not valid UTF-8", what),
+			 errhint("Correct the text, or leave the row out with filter.")));
+}
+
 static char *
 text_arg(FunctionCallInfo fcinfo, int n)
 {
@@ -94,6 +108,7 @@ static char *
 jsonb_arg(FunctionCallInfo fcinfo, int n, const char *name, const char *absent)
 {
 	Jsonb	   *jsonb;
+	char	   *text;
 
 	if (PG_ARGISNULL(n))
 		return absent ? pstrdup(absent) : NULL;
@@ -103,7 +118,9 @@ jsonb_arg(FunctionCallInfo fcinfo, int n, const char *name, const char *absent)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("%s must be a JSON object", name),
 				 errhint("For instance: %s => '{}'.", name)));
-	return JsonbToCString(NULL, &jsonb->root, VARSIZE(jsonb));
+	text = JsonbToCString(NULL, &jsonb->root, VARSIZE(jsonb));
+	check_encoding(text, name, NULL);
+	return text;
 }
 
 static void
@@ -232,8 +249,10 @@ read_arguments(FunctionCallInfo fcinfo, const char *function, int model, int tai
 	check_later_arguments(fcinfo, tail);
 	job->model = text_arg(fcinfo, model);
 	required(job->model, "model");
+	check_encoding(job->model, "model", NULL);
 	job->mode = text_arg(fcinfo, tail + ARG_MODE);
 	job->def.system = text_arg(fcinfo, tail + ARG_SYSTEM);
+	check_encoding(job->def.system, "system", NULL);
 	job->def.params = jsonb_arg(fcinfo, tail + ARG_PARAMS, "params", "{}");
 	job->def.schema = jsonb_arg(fcinfo, tail + ARG_SCHEMA, "schema", NULL);
 	job->def.time_zone = pstrdup(pg_get_timezone_name(session_timezone));
@@ -252,18 +271,6 @@ read_arguments(FunctionCallInfo fcinfo, const char *function, int model, int tai
 }
 
 /* ---- prompts ---- */
-
-/* Requests are UTF-8; a SQL_ASCII database may hold anything. */
-static void
-check_encoding(const Line *line)
-{
-	if (GetDatabaseEncoding() == PG_SQL_ASCII &&
-		!pg_verify_mbstr(PG_UTF8, line->prompt, line->len, true))
-		ereport(ERROR,
-				(errcode(ERRCODE_CHARACTER_NOT_IN_REPERTOIRE),
-				 errmsg("the prompt for key %s is not valid UTF-8", line->key),
-				 errhint("Correct the text, or leave the row out with filter.")));
-}
 
 static size_t
 text_len(const char *text)
@@ -301,7 +308,7 @@ check_prompt(Ask *ask, const Line *line)
 				 ask->source ? errhint("Leave such rows out, for instance with filter => 'body IS NOT NULL'.") :
 				 errhint("Leave it out.")));
 	whole = line->len + text_len(line->system) + text_len(line->messages) + text_len(line->params) + request_overhead(ask);
-	if (line->len > ask->max_prompt || whole > ask->server->max_batch_bytes)
+	if (whole > ask->max_prompt || whole > ask->server->max_batch_bytes)
 		ereport(ERROR,
 				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
 				 errmsg("the prompt for key %s is too long: %zu bytes, %zu with all that goes with it",
@@ -309,8 +316,8 @@ check_prompt(Ask *ask, const Line *line)
 				 errdetail("llm_batch.max_prompt_size is %zu bytes, max_batch_bytes of server \"%s\" is " INT64_FORMAT ".",
 						   ask->max_prompt, ask->server->name, ask->server->max_batch_bytes),
 				 errhint("Shorten the text (left(body, 100000)), leave the row out with filter, or raise the limit.")));
-	if (line->prompt)
-		check_encoding(line);
+	check_encoding(line->prompt, "prompt", line->key);
+	check_encoding(line->system, "system prompt", line->key);
 }
 
 static void
@@ -449,9 +456,13 @@ read_source_row(Ask *ask, HeapTuple tuple, TupleDesc desc, void *arg, Line *line
 static void
 check_messages(const Line *line)
 {
-	char	   *utf8 = llmb_to_utf8(line->messages);
+	char	   *utf8;
 	const char *reason;
-	LlmbJson   *messages = llmb_json_parse(utf8, strlen(utf8), &reason);
+	LlmbJson   *messages;
+
+	check_encoding(line->messages, "messages", line->key);
+	utf8 = llmb_to_utf8(line->messages);
+	messages = llmb_json_parse(utf8, strlen(utf8), &reason);
 
 	if (messages == NULL || messages->type != LLMB_JSON_ARRAY || messages->count == 0)
 		ereport(ERROR,
@@ -476,6 +487,7 @@ read_query_row(Ask *ask, HeapTuple tuple, TupleDesc desc, void *arg, Line *line)
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("row %d of the query has no key", ask->count + 1),
 				 errhint("Let the query yield a key for each row.")));
+	check_encoding(line->params, "params", line->key);
 	if (line->params)
 		check_params(ask, line->params);
 	if (line->messages)

@@ -12,7 +12,8 @@
  * Nothing of ours waits for others: the slice runs first under a very short
  * lock_timeout; if somebody holds a row, the slice runs again over the rows
  * that SELECT ... SKIP LOCKED could get.  If a row refuses, the slice is
- * halved until the row stands alone.  Each try is a subtransaction.
+ * halved until the row stands alone.  Each try is a subtransaction, and all
+ * of them together have llm_batch.write_back_timeout.
  *
  * User code (triggers, defaults, checks, policies, casts) runs as the owner,
  * in a security-restricted operation, with pinned settings and a statement
@@ -28,7 +29,7 @@
 #include "commands/trigger.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
-#include "storage/proc.h"
+#include "storage/lmgr.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
@@ -37,6 +38,7 @@
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 #include "utils/timeout.h"
+#include "utils/timestamp.h"
 
 #include "compat.h"
 #include "source.h"
@@ -57,6 +59,7 @@ typedef struct Slice
 	char	   *update;			/* SQL texts */
 	char	   *lock;
 	char	   *look;
+	TimestampTz deadline;		/* of the whole call */
 } Slice;
 
 /* ---- SQL ---- */
@@ -74,8 +77,11 @@ column_type(Oid relid, const char *column)
 				(errcode(ERRCODE_UNDEFINED_COLUMN),
 				 errmsg("column \"%s\" does not exist any more", column)));
 	get_atttypetypmodcoll(relid, attnum, &type, &typmod, &collation);
-	/* qualified, whatever the search_path; without typmod, see below */
-	return format_type_extended(type, -1, FORMAT_TYPE_FORCE_QUALIFY);
+	/*
+	 * Qualified, whatever the search_path, and without a typmod: "character"
+	 * alone would mean character(1).
+	 */
+	return format_type_extended(type, -1, FORMAT_TYPE_TYPEMOD_GIVEN | FORMAT_TYPE_FORCE_QUALIFY);
 }
 
 /*
@@ -397,15 +403,18 @@ try_slice(const Slice *slice, TryKind kind, const int *which, int count, char **
 {
 	MemoryContext context = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
+	long		left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), slice->deadline);
 	volatile int sqlstate = 0;
 
+	if (left <= 0)
+		return ERRCODE_QUERY_CANCELED;
 	BeginInternalSubTransaction(NULL);
 	MemoryContextSwitchTo(context);
 	PG_TRY();
 	{
 		if (SPI_connect() != SPI_OK_CONNECT)
 			elog(ERROR, "SPI_connect failed");
-		enable_timeout_after(STATEMENT_TIMEOUT, llmb_write_back_timeout_ms);
+		enable_timeout_after(STATEMENT_TIMEOUT, (int) left);
 		try_inside(slice, kind, which, count);
 		disable_timeout(STATEMENT_TIMEOUT, false);
 		SPI_finish();
@@ -462,7 +471,10 @@ write_slice(const Slice *slice, const int *which, int count, bool *out_of_time)
 		sqlstate = try_slice(slice, TRY_LOCKED, which, count, &message);
 	if (sqlstate == 0)
 		return;
-	if (sqlstate == ERRCODE_QUERY_CANCELED)
+	if (sqlstate == ERRCODE_LOCK_NOT_AVAILABLE)
+		/* the rows were ours: something is locked that all of them need */
+		set_all(slice, which, count, LLMB_ROW_LATER, NULL);
+	else if (sqlstate == ERRCODE_QUERY_CANCELED)
 	{
 		/* a slow row is found by the smaller slices of later turns */
 		*out_of_time = true;
@@ -508,6 +520,13 @@ llmb_write_back(const LlmbJobDef *def, Oid owner, LlmbWrite *writes, int count)
 			return;
 		}
 	}
+	/* LOCK TABLE or DDL of somebody: not now */
+	if (!ConditionalLockRelationOid(relid, RowExclusiveLock))
+	{
+		set_all(&slice, which, count, LLMB_ROW_LATER, NULL);
+		return;
+	}
+	slice.deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), llmb_write_back_timeout_ms);
 	build_sql(&slice, relid);
 	/* a deferred trigger could not fire in a restricted operation at commit */
 	AfterTriggerSetState(&(ConstraintsSetStmt) {.type = T_ConstraintsSetStmt, .constraints = NIL, .deferred = false});
