@@ -305,6 +305,12 @@ create(LlmbFlight *flight)
 		return;
 	}
 	llmb_turn_begin("submitting a batch");
+	if (flight->cancel)
+	{
+		cancel_unsent(flight);
+		llmb_turn_commit();
+		return;
+	}
 	ready = stand(flight, &ground, true);
 	if (ready)
 	{
@@ -800,6 +806,11 @@ still_running(LlmbFlight *flight, const LlmbRemoteBatch *remote, const LlmbServe
 
 	flight->tries = 0;
 	wait_ms(flight, Max(ms, asked_ms));
+	/* a cancel that was asked for meanwhile, or that never arrived */
+	if (row->state == LLMB_CANCELLING && remote->state == LLMB_REMOTE_RUNNING)
+		become(flight, LLMB_IN_PROGRESS);
+	if (flight->cancel && row->state == LLMB_IN_PROGRESS)
+		wait_ms(flight, row->cancelled_at ? server->poll_min_ms : 0);
 	/* an UPDATE per poll would bloat the table: one per twentieth will do */
 	if (remote->done >= 0 && (remote->done + Max(remote->failed, 0) - row->done - row->failed) * 20 >= row->item_count)
 	{
@@ -849,7 +860,7 @@ has_failed(LlmbFlight *flight, const LlmbEnding *ending, const Ground *ground)
 		wait_ms(flight, ms);
 	}
 	else
-		fail_batch(flight, LLMB_INVALID_REQUEST, code);
+		fail_batch(flight, flight->cancel ? flight->cancel_code : LLMB_INVALID_REQUEST, code);
 }
 
 static void

@@ -91,8 +91,12 @@ load_flights(void *arg)
 		LlmbFlight *flight = new_flight(llmb_store_batch(((LlmbBatchRow *) lfirst(lc))->id), context);
 		LlmbJob    *job = llmb_store_job(flight->row->job);
 
-		flight->cancel = job && strcmp(job->state, "cancelling") == 0;
+		/* what was asked for before the restart */
 		flight->cancel_code = LLMB_CANCELLED_ITEM;
+		flight->cancel = (job && strcmp(job->state, "cancelling") == 0) ||
+			flight->row->state == LLMB_CANCELLING;
+		if (flight->row->error_code && llmb_code_parse(flight->row->error_code, &flight->cancel_code))
+			flight->cancel = true;
 		MemoryContextSwitchTo(old);
 	}
 	llmb_turn_commit();

@@ -467,6 +467,19 @@ sub clear_rules { my ($self) = @_; $self->call('DELETE', $_) foreach qw(faults b
 sub fault { my ($self, $match, $do) = @_; return $self->call('POST', 'faults', { match => $match, do => $do }) }
 sub rule { my ($self, $match, %member) = @_; return $self->call('POST', 'batch_rules', { match => $match, %member }) }
 
+# Waits until a condition of the simulator holds; dies when it does not.
+sub wait_for
+{
+	my ($self, $condition) = @_;
+	my $until = time + $LlmBatch::PATIENCE;
+
+	until ($condition->($self))
+	{
+		die 'the simulator did not get there' if time > $until;
+		select undef, undef, undef, 0.05;
+	}
+}
+
 # A call to the provider itself, behind the back of the extension.
 sub post_as
 {
