@@ -10,11 +10,11 @@ what is measured is the client.  It checks nothing: test/simulator is for that.
 prints "port NNNN", then obeys lines of its standard input and answers each
 with one line; it ends when its standard input does.
 
-    prepare   writes the result file of every batch that runs, matched to the
-              uploaded request file by custom_id: "prepared COUNT FILE"
-    complete  from now on polls are told that those batches are completed:
-              "completed COUNT"
-    forget    drops all batches and files: "forgotten"
+    prepare   writes the result file of the batch that was created last, one
+              line for each line of its request file, with the same
+              custom_id: "prepared COUNT FILE"
+    complete  from now on a poll is told that this batch is completed:
+              "completed ID"
 
 What takes time happens in "prepare", before any clock starts.
 """
@@ -90,6 +90,7 @@ class Sink:
         self.files = {}             # id: the multipart body, as it came
         self.batches = {}
         self.count = 0
+        self.prepared = None
         rng = random.Random(1)
         self.parts = [make_line_parts(rng) for _ in range(DIFFERENT_ANSWERS)]
 
@@ -110,38 +111,23 @@ class Sink:
         return batch
 
     def prepare(self):
-        count, path = 0, None
-        for batch in list(self.batches.values()):
-            if batch.status != "in_progress" or batch.path:
-                continue
-            ids = CUSTOM_ID.findall(self.files[batch.input_id])
-            path = os.path.join(self.directory, batch.id + ".jsonl")
-            with open(path, "wb") as out:
-                for i, custom_id in enumerate(ids):
-                    before, behind = self.parts[i % DIFFERENT_ANSWERS]
-                    out.write(before + custom_id + behind)
-            batch.total = len(ids)
-            batch.path = path
-            self.files[batch.input_id] = b""
-            count += len(ids)
-        return "prepared %d %s" % (count, path)
+        """For the batch that came last; others are left to run for ever."""
+        with self.lock:
+            batch = list(self.batches.values())[-1]
+            body = self.files.pop(batch.input_id)
+        ids = CUSTOM_ID.findall(body)
+        batch.path = os.path.join(self.directory, batch.id + ".jsonl")
+        with open(batch.path, "wb") as out:
+            for i, custom_id in enumerate(ids):
+                before, behind = self.parts[i % DIFFERENT_ANSWERS]
+                out.write(before + custom_id + behind)
+        batch.total = len(ids)
+        self.prepared = batch
+        return "prepared %d %s" % (len(ids), batch.path)
 
     def complete(self):
-        count = 0
-        for batch in list(self.batches.values()):
-            if batch.status == "in_progress" and batch.path:
-                batch.status = "completed"
-                count += 1
-        return "completed %d" % count
-
-    def forget(self):
-        for batch in self.batches.values():
-            if batch.path:
-                os.unlink(batch.path)
-        self.batches.clear()
-        self.files.clear()
-        return "forgotten"
-
+        self.prepared.status = "completed"
+        return "completed " + self.prepared.id
 
 class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
@@ -223,7 +209,7 @@ def main():
     server = Server(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     print("port %d" % server.server_address[1], flush=True)
-    obey = {"prepare": sink.prepare, "complete": sink.complete, "forget": sink.forget}
+    obey = {"prepare": sink.prepare, "complete": sink.complete}
     for line in sys.stdin:
         print(obey[line.strip()](), flush=True)
 

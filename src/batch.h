@@ -156,6 +156,9 @@ typedef enum LlmbRemoteState
 	LLMB_REMOTE_FAILED			/* refused as a whole, nothing ran */
 } LlmbRemoteState;
 
+/* Lines of one refusal that are taken note of; a second refusal tells more. */
+#define LLMB_BAD_LINES	64
+
 /* One batch of a listing, or of a reply that describes a batch. */
 typedef struct LlmbRemoteBatch
 {
@@ -168,6 +171,8 @@ typedef struct LlmbRemoteBatch
 	int64		total;			/* the provider's counts; -1 unknown */
 	int64		done;			/* succeeded so far */
 	int64		failed;
+	int			bad_lines[LLMB_BAD_LINES];	/* request lines it was refused for */
+	int			bad_line_count;
 	char	   *output;			/* result file ids; NULL when there is none */
 	char	   *errors;
 } LlmbRemoteBatch;

@@ -37,6 +37,8 @@
 #define CLOCK_SKEW_S	300
 /* Lines that the in-process provider answers in one step. */
 #define IN_PROCESS_LINES 500
+/* A result file that has fewer lines than the provider counts is read again. */
+#define MAX_REREADS		3
 
 /* What a step stands on; in the current memory context. */
 typedef struct Ground
@@ -45,6 +47,7 @@ typedef struct Ground
 	LlmbJob    *job;
 	Oid			owner;
 	char	   *key;
+	char	   *model;			/* UTF-8: calls start outside of turns, where nothing converts */
 } Ground;
 
 /* ---- small things ---- */
@@ -129,6 +132,7 @@ find_ground(LlmbFlight *flight, Ground *ground)
 	bool		missing;
 	char	   *reason;
 
+	ground->model = llmb_to_utf8(ground->job->model);
 	ground->owner = get_role_oid(ground->job->owner, true);
 	if (!OidIsValid(ground->owner))
 		return psprintf("role \"%s\" does not exist any more", ground->job->owner);
@@ -158,6 +162,12 @@ stand(LlmbFlight *flight, Ground *ground, bool spending)
 
 	memset(ground, 0, sizeof(Ground));
 	ground->job = its_job(flight);
+	if (!ground->job->ours)
+	{
+		/* a copy leaves the provider to its original, until it is resumed */
+		wait_ms(flight, 60000);
+		return false;
+	}
 	reason = find_ground(flight, ground);
 	if (reason)
 	{
@@ -184,7 +194,7 @@ fill_ref(const LlmbFlight *flight, const Ground *ground, LlmbBatchRef *ref)
 	/* each create has a label of its own: a failed one must not be adopted */
 	ref->token = psprintf("%s_%d", row->token, row->creates);
 	ref->attempt = row->attempt;
-	ref->model = llmb_to_utf8(ground->job->model);
+	ref->model = ground->model;
 	ref->completion_window = server->completion_window;
 	ref->organization = server->organization;
 	ref->project = server->project;
@@ -280,12 +290,17 @@ drop_spool(LlmbFlight *flight)
 static void
 cancel_unsent(LlmbFlight *flight)
 {
-	LlmbDelta	delta = {.in_flight = -flight->row->item_count, .cancelled = flight->row->item_count};
+	LlmbDelta	delta = {.in_flight = -flight->row->item_count};
 
+	if (flight->cancel_code == LLMB_CANCELLED_ITEM)
+		delta.cancelled = flight->row->item_count;
+	else
+		delta.failed = flight->row->item_count;
 	llmb_call_drop(&flight->party);
 	become(flight, LLMB_CANCELLED);
+	llmb_store_end_unsent(flight->row, flight->cancel_code);
 	llmb_store_count(flight->row->job, &delta);
-	say(flight, "cancelled", "cancelled before it was sent");
+	say(flight, "cancelled", "%s before it was sent", llmb_code_name(flight->cancel_code));
 	drop_spool(flight);
 }
 
@@ -446,21 +461,60 @@ begin_fetching(LlmbFlight *flight)
 	flight->part = 0;
 }
 
+/*
+ * The provider refused the batch as a whole.  Where it names lines, only
+ * their items are at fault; the others go again.
+ */
+static void
+decide_refused(LlmbFlight *flight)
+{
+	LlmbIntake *intake = &flight->intake;
+	LlmbCode	code = LLMB_PROVIDER_ERROR;
+
+	(void) llmb_code_parse(flight->row->error_code ? flight->row->error_code : "provider_error", &code);
+	if (code == LLMB_INVALID_REQUEST && flight->bad_line_count > 0)
+	{
+		llmb_take_named(intake, flight->bad_lines, flight->bad_line_count, code, flight->row->reason);
+		llmb_take_missing(intake, LLMB_PROVIDER_ERROR, true, "refused together with other items of its batch");
+	}
+	else
+		llmb_take_missing(intake, code, false, flight->row->reason);
+}
+
+/*
+ * The provider says that it has run more than its files hold.  Which of the
+ * items without a line were run is not known; all of them may have been.
+ */
+static void
+decide_lost(LlmbFlight *flight)
+{
+	LlmbIntake *intake = &flight->intake;
+	int			missing = flight->row->item_count - intake->seen_count;
+	LlmbDelta	delta = {.uncertain = missing};
+
+	llmb_turn_begin("recording lost answers");
+	llmb_store_count(flight->row->job, &delta);
+	say(flight, "unanswered", "the provider counts %d items as run, its files have %d; unanswered: %d%s",
+		flight->row->done + flight->row->failed, intake->seen_count, missing,
+		intake->server->resend_unanswered ? ", sent again and perhaps paid twice (on_unanswered)" : "");
+	llmb_turn_commit();
+	llmb_take_missing(intake, LLMB_UNANSWERED, intake->server->resend_unanswered,
+					  "the provider's files have no line for this item, though it counts it as run");
+}
+
 /* What became of items without a line, as the batch's end tells. */
 static void
 decide_missing(LlmbFlight *flight)
 {
 	LlmbIntake *intake = &flight->intake;
 	const char *end = flight->row->remote_end ? flight->row->remote_end : "ended";
-	LlmbCode	code = LLMB_PROVIDER_ERROR;
 
 	if (intake->seen_count == flight->row->item_count)
 		return;
 	if (strcmp(end, "failed") == 0)
-	{
-		(void) llmb_code_parse(flight->row->error_code ? flight->row->error_code : "provider_error", &code);
-		llmb_take_missing(intake, code, false, flight->row->reason);
-	}
+		decide_refused(flight);
+	else if (flight->row->done + flight->row->failed > intake->seen_count)
+		decide_lost(flight);
 	else if (strcmp(end, "expired") == 0)
 		llmb_take_missing(intake, LLMB_EXPIRED, true, "the batch expired before this item was run");
 	else if (strcmp(end, "cancelled") == 0)
@@ -489,7 +543,7 @@ finalize(LlmbFlight *flight)
 	if (llmb_keep_prompts == LLMB_KEEP_JOB)
 		llmb_store_purge_prompts(flight->row->id);
 	ground.job = its_job(flight);
-	clean = find_ground(flight, &ground) == NULL;
+	clean = ground.job->ours && find_ground(flight, &ground) == NULL;
 	llmb_turn_commit();
 	drop_spool(flight);
 	if (clean && flight->row->remote_input)
@@ -544,7 +598,13 @@ fetch(LlmbFlight *flight)
 		return;
 	}
 	if (row->remote_end && strcmp(row->remote_end, "failed") == 0)
-		finalize(flight);
+	{
+		/* after a restart: which lines was it refused for? */
+		if (!flight->judged && row->remote_id)
+			simple_call(flight, LLMB_CALL_POLL, "asking why a batch was refused");
+		else
+			finalize(flight);
+	}
 	else if (flight->intake.server->provider->answer)
 		fetch_in_process(flight);
 	else if (flight->part == 0 && row->remote_output == NULL)
@@ -553,6 +613,14 @@ fetch(LlmbFlight *flight)
 		flight->part = 2;
 	else if (flight->part < 2)
 		simple_call(flight, LLMB_CALL_FETCH, "fetching results");
+	else if (flight->intake.seen_count < row->done + row->failed && flight->rereads < MAX_REREADS)
+	{
+		/* a file may be short without an error of HTTP: read it again */
+		flight->rereads++;
+		flight->part = 0;
+		wait_ms(flight, llmb_backoff_ms(flight->rereads, flight->intake.server->retry_base_ms,
+										flight->intake.server->retry_max_ms, 0.5));
+	}
 	else
 		finalize(flight);
 }
@@ -820,6 +888,23 @@ still_running(LlmbFlight *flight, const LlmbRemoteBatch *remote, const LlmbServe
 	}
 }
 
+/*
+ * Ended with answers, but without their file: that file may be late.  True
+ * when it is worth to wait.
+ */
+static bool
+file_is_late(LlmbFlight *flight, const LlmbRemoteBatch *remote, const LlmbServer *server)
+{
+	if (remote->done <= 0 || remote->output != NULL || server->provider->answer)
+		return false;
+	if (flight->gone++ == 0)
+		flight->gone_since = GetCurrentTimestamp();
+	if (GetCurrentTimestamp() >= TimestampTzPlusMilliseconds(flight->gone_since, server->settle_time_ms))
+		return false;
+	wait_ms(flight, back_off_ms(flight, server, server->poll_min_ms));
+	return true;
+}
+
 /* In a turn: the provider has ended. */
 static void
 has_ended(LlmbFlight *flight, const LlmbRemoteBatch *remote)
@@ -843,6 +928,14 @@ has_ended(LlmbFlight *flight, const LlmbRemoteBatch *remote)
 		"the provider has ended the batch", row->done, row->failed);
 }
 
+static void
+note_bad_lines(LlmbFlight *flight, const LlmbRemoteBatch *remote)
+{
+	flight->judged = true;
+	flight->bad_line_count = remote->bad_line_count;
+	memcpy(flight->bad_lines, remote->bad_lines, sizeof(flight->bad_lines));
+}
+
 /* In a turn: the provider ran nothing of it. */
 static void
 has_failed(LlmbFlight *flight, const LlmbEnding *ending, const Ground *ground)
@@ -850,17 +943,25 @@ has_failed(LlmbFlight *flight, const LlmbEnding *ending, const Ground *ground)
 	const LlmbRemoteBatch *remote = &ending->reply.batch;
 	const char *code = ending->reply.code ? ending->reply.code : "no code given";
 
-	if (remote->fault == LLMB_FAULT_QUEUE_FULL && !flight->cancel)
+	note_bad_lines(flight, remote);
+	if ((remote->fault == LLMB_FAULT_QUOTA || remote->fault == LLMB_FAULT_KEY) && !flight->cancel)
+	{
+		flight->row->remote_id = NULL;
+		become(flight, LLMB_PLANNED);
+		pause_job(flight, ground->job, psprintf("quota: the provider refused the batch (%s)", code));
+	}
+	else if (remote->fault == LLMB_FAULT_QUEUE_FULL && !flight->cancel)
 	{
 		int64		ms = Max(back_off_ms(flight, ground->server, -1), ground->server->poll_max_ms);
 
-		become(flight, LLMB_PLANNED);
 		flight->row->remote_id = NULL;
+		become(flight, LLMB_PLANNED);
 		say(flight, "queue_full", "the provider's queue is full (%s); again in %.0f s", code, ms / 1000.0);
 		wait_ms(flight, ms);
 	}
 	else
-		fail_batch(flight, flight->cancel ? flight->cancel_code : LLMB_INVALID_REQUEST, code);
+		fail_batch(flight, flight->cancel ? flight->cancel_code :
+				   remote->fault == LLMB_FAULT_TOO_LARGE ? LLMB_TOO_LARGE : LLMB_INVALID_REQUEST, code);
 }
 
 static void
@@ -874,7 +975,11 @@ poll_ended(LlmbFlight *flight, const LlmbEnding *ending, const Ground *ground)
 		gone(flight, ending, ground->server, "batch");
 		return;
 	}
-	flight->gone = answered ? 0 : flight->gone;
+	if (answered && flight->row->state == LLMB_FETCHING)
+	{
+		note_bad_lines(flight, remote);
+		return;
+	}
 	if (answered && ending->reply.fault == LLMB_FAULT_NONE && remote->id)
 	{
 		switch (remote->state)
@@ -882,12 +987,14 @@ poll_ended(LlmbFlight *flight, const LlmbEnding *ending, const Ground *ground)
 			case LLMB_REMOTE_ENDED:
 			case LLMB_REMOTE_EXPIRED:
 			case LLMB_REMOTE_CANCELLED:
-				has_ended(flight, remote);
+				if (!file_is_late(flight, remote, ground->server))
+					has_ended(flight, remote);
 				break;
 			case LLMB_REMOTE_FAILED:
 				has_failed(flight, ending, ground);
 				break;
 			default:
+				flight->gone = 0;
 				still_running(flight, remote, ground->server, ending->reply.retry_after_ms);
 		}
 	}
@@ -1012,6 +1119,7 @@ llmb_flight_failed(LlmbParty *party)
 	LlmbFlight *flight = (LlmbFlight *) party;
 
 	llmb_call_drop(party);
+	flight->judged = false;
 	/* whether a create was out is not known any more */
 	flight->fresh_intent = false;
 	flight->cursor = NULL;

@@ -32,6 +32,10 @@ typedef struct LlmbFlight
 	int			listings;		/* complete ones without a trace of it */
 	char	   *cursor;
 	int			part;			/* of the result files */
+	int			rereads;		/* of result files that were short */
+	bool		judged;			/* bad_lines are known */
+	int			bad_lines[LLMB_BAD_LINES];	/* positions + 1; see has_failed() */
+	int			bad_line_count;
 	LlmbIntake	intake;			/* while FETCHING */
 } LlmbFlight;
 

@@ -72,24 +72,42 @@ forget_flight(LlmbFlight *flight)
 	dirty = true;
 }
 
+static bool
+is_flying(int64 batch)
+{
+	ListCell   *lc;
+
+	foreach(lc, flights)
+	{
+		if (((LlmbFlight *) lfirst(lc))->row->id == batch)
+			return true;
+	}
+	return false;
+}
+
+/* What is under way by the tables and not in our hands yet. */
 static void
-load_flights(void *arg)
+load_flights(void)
 {
 	List	   *rows;
 	ListCell   *lc;
 
-	(void) arg;
 	llmb_turn_begin("loading batches");
-	if (llmb_store_pause_restored() > 0)
-		ereport(LOG, (errmsg("llm_batch: jobs of another database were paused"),
-					  errhint("They were restored or copied; llm_batch.resume(job) lets them go on.")));
 	rows = llmb_store_live_batches();
 	foreach(lc, rows)
 	{
-		MemoryContext context = AllocSetContextCreate(TopMemoryContext, "llm_batch flight", ALLOCSET_SMALL_SIZES);
-		MemoryContext old = MemoryContextSwitchTo(context);
-		LlmbFlight *flight = new_flight(llmb_store_batch(((LlmbBatchRow *) lfirst(lc))->id), context);
-		LlmbJob    *job = llmb_store_job(flight->row->job);
+		int64		id = ((LlmbBatchRow *) lfirst(lc))->id;
+		MemoryContext context;
+		MemoryContext old;
+		LlmbFlight *flight;
+		LlmbJob    *job;
+
+		if (is_flying(id))
+			continue;
+		context = AllocSetContextCreate(TopMemoryContext, "llm_batch flight", ALLOCSET_SMALL_SIZES);
+		old = MemoryContextSwitchTo(context);
+		flight = new_flight(llmb_store_batch(id), context);
+		job = llmb_store_job(flight->row->job);
 
 		/* what was asked for before the restart */
 		flight->cancel_code = LLMB_CANCELLED_ITEM;
@@ -312,20 +330,75 @@ obey(void)
 
 /* ---- jobs ---- */
 
+static bool
+has_flight(int64 job)
+{
+	ListCell   *lc;
+
+	foreach(lc, flights)
+	{
+		if (((LlmbFlight *) lfirst(lc))->row->job == job)
+			return true;
+	}
+	return false;
+}
+
+/* A batch of the job that has not reached the provider, or NULL. */
+static LlmbFlight *
+unsent_flight(int64 job)
+{
+	ListCell   *lc;
+
+	foreach(lc, flights)
+	{
+		LlmbFlight *flight = lfirst(lc);
+
+		if (flight->row->job == job &&
+			(flight->row->state == LLMB_PLANNED || flight->row->state == LLMB_UPLOADING))
+			return flight;
+	}
+	return NULL;
+}
+
+static void
+end_past_deadline(const LlmbJob *job)
+{
+	LlmbFlight *flight;
+	int			dropped;
+
+	llmb_turn_begin("ending what is past its deadline");
+	dropped = llmb_store_drop_rest(job->id, "expired");
+	while ((flight = unsent_flight(job->id)) != NULL)
+	{
+		dropped += flight->row->item_count;
+		llmb_flight_cancel(flight, LLMB_EXPIRED);
+	}
+	llmb_store_event(job->id, 0, "expired", "the deadline is over; items not sent: %d", dropped);
+	llmb_turn_commit();
+}
+
 /* Ends, gives up or plans; true when something was done. */
 static bool
 look_after_job(LlmbJob *job, TimestampTz now)
 {
 	char	   *ended;
 
-	if (job->past_deadline && job->queued > 0 && strcmp(job->state, "cancelling") != 0)
+	if (!job->ours && (strcmp(job->state, "waiting") == 0 || strcmp(job->state, "running") == 0))
 	{
-		int			dropped;
-
-		llmb_turn_begin("ending what is past its deadline");
-		dropped = llmb_store_drop_rest(job->id, "expired");
-		llmb_store_event(job->id, 0, "expired", "the deadline is over; items not sent: %d", dropped);
+		llmb_turn_begin("pausing a restored job");
+		llmb_store_job_state(job->id, "paused", "restored");
+		llmb_store_event(job->id, 0, "paused", "the job was restored or copied from another database; resume() lets it go on here");
 		llmb_turn_commit();
+		return true;
+	}
+	if (job->live_batches && !has_flight(job->id))
+	{
+		load_flights();
+		return true;
+	}
+	if (job->past_deadline && strcmp(job->state, "cancelling") != 0 && (job->queued > 0 || unsent_flight(job->id)))
+	{
+		end_past_deadline(job);
 		return true;
 	}
 	if (job->queued > 0 && strcmp(job->state, "paused") != 0)
@@ -373,7 +446,7 @@ note_times(const LlmbJob *job, TimestampTz now)
 		jobs_active = true;
 	if (job->retry_at > now && (next_look == 0 || job->retry_at < next_look))
 		next_look = job->retry_at;
-	if (job->deadline > now && job->queued > 0 && (next_look == 0 || job->deadline < next_look))
+	if (job->deadline > now && (next_look == 0 || job->deadline < next_look))
 		next_look = job->deadline;
 }
 
@@ -431,7 +504,8 @@ apply_answers(void *arg)
 void
 llmb_lifecycle_begin(void)
 {
-	(void) llmb_guarded(load_flights, NULL, "llm_batch: loading batches");
+	/* an error here ends the worker: without its batches it is of no use */
+	load_flights();
 }
 
 void

@@ -15,6 +15,7 @@
 #include "nodes/parsenodes.h"
 #include "nodes/value.h"
 #include "commands/defrem.h"
+#include "storage/ipc.h"
 #include "tcop/utility.h"
 #include "utils/acl.h"
 
@@ -71,6 +72,12 @@ may_need(Node *statement, Oid database)
 }
 
 static void
+release_database(int code, Datum database)
+{
+	llmb_release_database(DatumGetObjectId(database), false);
+}
+
+static void
 utility_hook(PlannedStmt *pstmt, const char *query, bool read_only_tree,
 			 ProcessUtilityContext context, ParamListInfo params,
 			 QueryEnvironment *environment, DestReceiver *dest, QueryCompletion *completion)
@@ -78,24 +85,20 @@ utility_hook(PlannedStmt *pstmt, const char *query, bool read_only_tree,
 	const char *name = database_needed(pstmt->utilityStmt);
 	Oid			database = name ? get_database_oid(name, true) : InvalidOid;
 	ProcessUtility_hook_type next = previous_utility_hook ? previous_utility_hook : standard_ProcessUtility;
-	volatile bool gone = false;
 
 	if (!OidIsValid(database) || !may_need(pstmt->utilityStmt, database))
 	{
 		next(pstmt, query, read_only_tree, context, params, environment, dest, completion);
 		return;
 	}
-	PG_TRY();
+	/* also when the session is terminated: nobody else would release it */
+	PG_ENSURE_ERROR_CLEANUP(release_database, ObjectIdGetDatum(database));
 	{
 		llmb_hold_database(database);
 		next(pstmt, query, read_only_tree, context, params, environment, dest, completion);
-		gone = IsA(pstmt->utilityStmt, DropdbStmt);
 	}
-	PG_FINALLY();
-	{
-		llmb_release_database(database, gone);
-	}
-	PG_END_TRY();
+	PG_END_ENSURE_ERROR_CLEANUP(release_database, ObjectIdGetDatum(database));
+	llmb_release_database(database, IsA(pstmt->utilityStmt, DropdbStmt));
 }
 
 void

@@ -853,6 +853,21 @@ first_error(const LlmbJson *node, ErrorWords *words)
 	read_error(llmb_json_at(llmb_json_path(node, "errors", "data", NULL), 0), words);
 }
 
+/* The lines of the request file (from 1) that validation objects to. */
+static void
+read_bad_lines(const LlmbJson *errors, LlmbRemoteBatch *batch)
+{
+	int			i;
+
+	for (i = 0; errors && i < errors->count && batch->bad_line_count < LLMB_BAD_LINES; i++)
+	{
+		int64		line = llmb_json_int(llmb_json_at(errors, i), "line", 0);
+
+		if (line > 0 && line <= PG_INT32_MAX)
+			batch->bad_lines[batch->bad_line_count++] = (int) line;
+	}
+}
+
 /* False when this is not a batch, or one that cannot be worked with. */
 static bool
 read_batch(const LlmbJson *node, LlmbRemoteBatch *batch)
@@ -876,6 +891,7 @@ read_batch(const LlmbJson *node, LlmbRemoteBatch *batch)
 	{
 		first_error(node, &words);
 		batch->fault = judge_failed_batch(&words);
+		read_bad_lines(llmb_json_path(node, "errors", "data", NULL), batch);
 	}
 	/* before validation is through all counts are 0, which tells nothing */
 	if (pg_strcasecmp(status, "validating") == 0)

@@ -202,6 +202,21 @@ llmb_put_request(StringInfo out, const LlmbProvider *provider, const char *model
 
 /* ---- answers ---- */
 
+/* A JSON value as a text column takes it; JSON's null is SQL's. */
+static char *
+value_as_text(const LlmbJson *value)
+{
+	StringInfoData out;
+
+	if (value->type == LLMB_JSON_NULL)
+		return NULL;
+	if (value->type == LLMB_JSON_STRING)
+		return llmb_from_utf8(value->text, NULL);
+	initStringInfo(&out);
+	llmb_json_put_node(&out, value);
+	return llmb_from_utf8(out.data, NULL);
+}
+
 bool
 llmb_split_answer(const LlmbJobDef *def, const char *answer, char **columns, const char **reason)
 {
@@ -217,16 +232,16 @@ llmb_split_answer(const LlmbJobDef *def, const char *answer, char **columns, con
 	object = llmb_json_parse(utf8, strlen(utf8), reason);
 	if (object == NULL)
 		return false;
-	*reason = "the answer is not a JSON object with a text for each target column";
+	*reason = "the answer is not a JSON object with a value for each target column";
 	if (object->type != LLMB_JSON_OBJECT)
 		return false;
 	for (int i = 0; i < def->target_count; i++)
 	{
-		const char *value = llmb_json_string(object, llmb_to_utf8(def->target_columns[i]));
+		LlmbJson   *value = llmb_json_get(object, llmb_to_utf8(def->target_columns[i]));
 
 		if (value == NULL)
 			return false;
-		columns[i] = llmb_from_utf8(value, NULL);
+		columns[i] = value_as_text(value);
 	}
 	return true;
 }

@@ -48,10 +48,22 @@ custom_id_position(const LlmbBatchRow *batch, const char *custom_id, int *ordina
 	return llmb_range_position(batch->ranges, batch->range_count, *ordinal);
 }
 
-static char *
-database_text(const char *utf8, bool *altered)
+static void
+to_database_text(char **text, bool *altered)
 {
-	return utf8 ? llmb_from_utf8(utf8, altered) : NULL;
+	if (*text)
+		*text = llmb_from_utf8(*text, altered);
+}
+
+/* In a turn, for conversions are found in the catalogs. */
+static void
+convert_result(LlmbResult *result)
+{
+	to_database_text(&result->answer, &result->altered);
+	to_database_text(&result->error, NULL);
+	to_database_text(&result->finish_reason, NULL);
+	to_database_text(&result->model, NULL);
+	to_database_text(&result->request_id, NULL);
 }
 
 static bool
@@ -82,11 +94,11 @@ fill_result(const LlmbIntake *intake, LlmbResult *result, const LlmbOutcome *out
 	result->attempt = intake->batch->attempt;
 	result->batch = intake->batch->id;
 	result->altered = outcome->altered;
-	result->answer = database_text(outcome->answer, &result->altered);
-	result->error = database_text(outcome->error, NULL);
-	result->finish_reason = database_text(outcome->finish_reason, NULL);
-	result->model = database_text(outcome->model, NULL);
-	result->request_id = database_text(outcome->request_id, NULL);
+	result->answer = outcome->answer;
+	result->error = outcome->error;
+	result->finish_reason = outcome->finish_reason;
+	result->model = outcome->model;
+	result->request_id = outcome->request_id;
 	result->input_tokens = outcome->input_tokens;
 	result->cached_tokens = outcome->cached_tokens;
 	result->cache_write_tokens = outcome->cache_write_tokens;
@@ -110,6 +122,7 @@ typedef struct Slice
 	int		   *positions;
 	bool	   *taken;			/* positions of this slice, for repeated lines */
 	int			count;
+	bool		utf8;			/* texts came from the provider as they are */
 } Slice;
 
 static void
@@ -267,6 +280,8 @@ static void
 finish_slice(Slice *slice, const char *doing)
 {
 	llmb_turn_begin(doing);
+	for (int i = 0; slice->utf8 && i < slice->count; i++)
+		convert_result(&slice->results[i]);
 	write_slice(slice);
 	store_slice(slice);
 	llmb_turn_commit();
@@ -288,6 +303,7 @@ begin_slice(Slice *slice, LlmbIntake *intake)
 	slice->positions = palloc(sizeof(int) * llmb_write_back_rows);
 	slice->taken = palloc0(sizeof(bool) * Max(intake->batch->item_count, 1));
 	slice->count = 0;
+	slice->utf8 = false;
 }
 
 void
@@ -305,6 +321,7 @@ llmb_take_lines(LlmbIntake *intake, char *lines, size_t len)
 
 		MemoryContextReset(context);
 		begin_slice(&slice, intake);
+		slice.utf8 = true;
 		while (at < len && slice.count < rows)
 		{
 			size_t		consumed;
@@ -323,6 +340,26 @@ llmb_take_lines(LlmbIntake *intake, char *lines, size_t len)
 	MemoryContextDelete(context);
 }
 
+/* An item that has no line; its position is not in the slice yet. */
+static void
+add_lineless(Slice *slice, int ordinal, int position, LlmbCode code, bool retryable, const char *error)
+{
+	const LlmbBatchRow *batch = slice->intake->batch;
+	LlmbResult *result = &slice->results[slice->count];
+
+	memset(result, 0, sizeof(LlmbResult));
+	result->ordinal = ordinal;
+	result->attempt = batch->attempt;
+	result->batch = batch->id;
+	result->input_tokens = result->output_tokens = result->cached_tokens = -1;
+	result->cache_write_tokens = result->reasoning_tokens = -1;
+	result->error = error ? pstrdup(error) : NULL;
+	set_failed(slice->intake, result, code, retryable);
+	slice->positions[slice->count++] = position;
+	if (slice->count == llmb_write_back_rows)
+		finish_slice(slice, "deciding items without a line");
+}
+
 void
 llmb_take_missing(LlmbIntake *intake, LlmbCode code, bool retryable, const char *error)
 {
@@ -337,26 +374,53 @@ llmb_take_missing(LlmbIntake *intake, LlmbCode code, bool retryable, const char 
 	{
 		for (int ordinal = batch->ranges[r].lower; ordinal < batch->ranges[r].upper; ordinal++)
 		{
-			LlmbResult *result = &slice.results[slice.count];
 			int			position = batch->ranges[r].position + ordinal - batch->ranges[r].lower;
 
-			if (intake->seen[position])
-				continue;
-			memset(result, 0, sizeof(LlmbResult));
-			result->ordinal = ordinal;
-			result->attempt = batch->attempt;
-			result->batch = batch->id;
-			result->input_tokens = result->output_tokens = result->cached_tokens = -1;
-			result->cache_write_tokens = result->reasoning_tokens = -1;
-			result->error = error ? pstrdup(error) : NULL;
-			set_failed(intake, result, code, retryable);
-			slice.positions[slice.count++] = position;
-			if (slice.count == llmb_write_back_rows)
-				finish_slice(&slice, "deciding unanswered items");
+			if (!intake->seen[position])
+				add_lineless(&slice, ordinal, position, code, retryable, error);
 		}
 	}
 	if (slice.count > 0)
-		finish_slice(&slice, "deciding unanswered items");
+		finish_slice(&slice, "deciding items without a line");
+	MemoryContextSwitchTo(old);
+	MemoryContextDelete(context);
+}
+
+/* The ordinal at a position of the batch, or 0. */
+static int
+position_ordinal(const LlmbBatchRow *batch, int position)
+{
+	for (int r = 0; r < batch->range_count; r++)
+	{
+		int			ordinal = batch->ranges[r].lower + position - batch->ranges[r].position;
+
+		if (position >= batch->ranges[r].position && ordinal < batch->ranges[r].upper)
+			return ordinal;
+	}
+	return 0;
+}
+
+void
+llmb_take_named(LlmbIntake *intake, const int *positions, int count, LlmbCode code, const char *error)
+{
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "llm_batch results",
+												  ALLOCSET_DEFAULT_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(context);
+	Slice		slice;
+
+	begin_slice(&slice, intake);
+	for (int i = 0; i < count; i++)
+	{
+		int			position = positions[i] - 1;
+		int			ordinal = position_ordinal(intake->batch, position);
+
+		if (ordinal == 0 || intake->seen[position] || slice.taken[position])
+			continue;
+		slice.taken[position] = true;
+		add_lineless(&slice, ordinal, position, code, false, error);
+	}
+	if (slice.count > 0)
+		finish_slice(&slice, "deciding refused items");
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(context);
 }

@@ -33,6 +33,10 @@ typedef struct LlmbIntake
  */
 extern void llmb_take_lines(LlmbIntake *intake, char *lines, size_t len);
 
+/* Fails the items at these positions (counted from 1) of the batch. */
+extern void llmb_take_named(LlmbIntake *intake, const int *positions, int count,
+							LlmbCode code, const char *error);
+
 /* Decides all items of the batch that had no line. */
 extern void llmb_take_missing(LlmbIntake *intake, LlmbCode code, bool retryable, const char *error);
 

@@ -44,6 +44,7 @@ typedef struct LlmbJob
 	bool		live_batches;	/* some batch is not over */
 	bool		past_deadline;
 	TimestampTz deadline;		/* 0: none */
+	bool		ours;			/* not dumped, restored or copied from elsewhere */
 	bool		commanded;		/* something is asked of it and not yet done */
 } LlmbJob;
 
@@ -113,8 +114,6 @@ extern int	llmb_store_drop_rest(int64 job, const char *code);
 extern char *llmb_store_finish_job(int64 job);
 /* Deletes the prompts of a batch's items that are answered. */
 extern void llmb_store_purge_prompts(int64 batch);
-/* Pauses jobs that were dumped or copied from elsewhere; how many. */
-extern int	llmb_store_pause_restored(void);
 
 /* ---- commands and probes ---- */
 
@@ -216,6 +215,8 @@ typedef struct LlmbBatchRow
  * id and created_at.
  */
 extern void llmb_store_add_batch(LlmbBatchRow *batch);
+/* Ends the items of a batch that was never sent, with that code. */
+extern void llmb_store_end_unsent(const LlmbBatchRow *batch, LlmbCode code);
 extern List *llmb_store_live_batches(void);	/* of LlmbBatchRow */
 extern LlmbBatchRow *llmb_store_batch(int64 id);	/* NULL: no such batch */
 extern int	llmb_store_live_count(const char *server);

@@ -116,7 +116,8 @@ llmb_store_job_filled(int64 job, int total)
 	" EXISTS (SELECT FROM llm_batch.batch b WHERE b.job_id = j.id " \
 	"  AND b.state NOT IN ('finalized', 'failed', 'cancelled')), " \
 	" j.deadline_at <= clock_timestamp(), j.deadline_at, " \
-	" EXISTS (SELECT FROM llm_batch.command c WHERE c.job_id = j.id) " \
+	" EXISTS (SELECT FROM llm_batch.command c WHERE c.job_id = j.id), " \
+	" j.system_identifier, j.database_oid " \
 	"FROM llm_batch.job j " \
 	"LEFT JOIN LATERAL (SELECT q.attempt, q.not_before FROM llm_batch.queue q " \
 	" WHERE q.job_id = j.id ORDER BY q.not_before LIMIT 1) q ON true "
@@ -146,6 +147,8 @@ read_job(LlmbRows *rows, int row)
 	job->past_deadline = llmb_row_bool(rows, row, 18);
 	job->deadline = llmb_row_time(rows, row, 19);
 	job->commanded = llmb_row_bool(rows, row, 20);
+	job->ours = llmb_row_int(rows, row, 21) == (int64) GetSystemIdentifier() &&
+		llmb_row_int(rows, row, 22) == (int64) MyDatabaseId;
 	return job;
 }
 
@@ -259,8 +262,14 @@ llmb_store_drop_rest(int64 job, const char *code)
 	LlmbRows   *rows;
 	int			dropped;
 
+	/* what was to be sent again has a history: it gets an end of its own */
+	llmb_sql_run("INSERT INTO llm_batch.result (job_id, batch_id, completed_at, ordinal, attempt, applied, altered, state, error_code) "
+				 "SELECT q.job_id, 0, clock_timestamp(), q.ordinal, q.attempt, false, false, "
+				 " CASE WHEN $2 = 'cancelled' THEN 'cancelled' ELSE 'failed' END, $2 "
+				 "FROM llm_batch.queue q WHERE q.job_id = $1", "lt", job, code);
 	llmb_sql_run("DELETE FROM llm_batch.queue WHERE job_id = $1", "l", job);
-	rows = llmb_sql("UPDATE llm_batch.job j SET queued = 0, planned_to = j.total, rest_code = $2, "
+	rows = llmb_sql("UPDATE llm_batch.job j SET queued = 0, planned_to = j.total, "
+					" rest_code = CASE WHEN j.planned_to < j.total THEN $2 ELSE j.rest_code END, "
 					" cancelled = j.cancelled + CASE WHEN $2 = 'cancelled' THEN j.queued ELSE 0 END, "
 					" failed = j.failed + CASE WHEN $2 = 'cancelled' THEN 0 ELSE j.queued END "
 					"FROM llm_batch.job was WHERE j.id = $1 AND was.id = j.id RETURNING was.queued",
@@ -294,15 +303,6 @@ llmb_store_finish_job(int64 job)
 	}
 	llmb_sql_done(rows);
 	return state;
-}
-
-int
-llmb_store_pause_restored(void)
-{
-	return llmb_sql_run("UPDATE llm_batch.job SET state = 'paused', reason = 'restored' "
-						"WHERE state IN ('waiting', 'running') "
-						"AND (system_identifier, database_oid) <> ($1, $2)",
-						"ll", (int64) GetSystemIdentifier(), (int64) MyDatabaseId);
 }
 
 /* ---- commands ---- */

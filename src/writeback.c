@@ -220,14 +220,18 @@ static Datum
 text_array(const LlmbWrite *writes, const int *which, int count, int column)
 {
 	Datum	   *datums = palloc(sizeof(Datum) * Max(count, 1));
+	bool	   *nulls = palloc(sizeof(bool) * Max(count, 1));
+	int			lower = 1;
 
 	for (int i = 0; i < count; i++)
 	{
 		const LlmbWrite *write = &writes[which[i]];
+		const char *text = column < 0 ? write->key : write->columns[column];
 
-		datums[i] = CStringGetTextDatum(column < 0 ? write->key : write->columns[column]);
+		nulls[i] = text == NULL;
+		datums[i] = text ? CStringGetTextDatum(text) : (Datum) 0;
 	}
-	return PointerGetDatum(construct_array(datums, count, TEXTOID, -1, false, TYPALIGN_INT));
+	return PointerGetDatum(construct_md_array(datums, nulls, 1, &count, &lower, TEXTOID, -1, false, TYPALIGN_INT));
 }
 
 static Datum

@@ -24,7 +24,7 @@ typedef struct LlmbWrite
 {
 	const char *key;
 	int64		prompt_hash;
-	char	  **columns;		/* a text for each target column */
+	char	  **columns;		/* a text for each target column, or NULL */
 	LlmbWritten written;
 	const char *reason;			/* of a refusal, else NULL */
 } LlmbWrite;
