@@ -136,6 +136,13 @@ llmb_wait_event_launcher(void)
 	pg_database_ownercheck(database, GetUserId())
 #endif
 
+/* Since 17 a stronger lock can be asked for as well. */
+#if PG_VERSION_NUM >= 170000
+#define llmb_lock_held_by_me(tag, mode) LockHeldByMe(tag, mode, false)
+#else
+#define llmb_lock_held_by_me(tag, mode) LockHeldByMe(tag, mode)
+#endif
+
 /* Since 18 a PGPROC tells regular backends instead of background workers. */
 #if PG_VERSION_NUM >= 180000
 #define llmb_is_background_worker(proc) (!(proc)->isRegularBackend)

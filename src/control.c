@@ -309,7 +309,7 @@ llmb_wait(PG_FUNCTION_ARGS)
 		give_up = DatumGetTimestampTz(DirectFunctionCall2(timestamptz_pl_interval,
 														  TimestampTzGetDatum(GetCurrentTimestamp()),
 														  PG_GETARG_DATUM(1)));
-	look = AllocSetContextCreate(TopMemoryContext, "llm_batch wait", ALLOCSET_SMALL_SIZES);
+	look = AllocSetContextCreate(PortalContext, "llm_batch wait", ALLOCSET_SMALL_SIZES);
 	llmb_procedure_begin();
 	llmb_wake();
 	for (;;)
@@ -364,7 +364,7 @@ llmb_check_server(PG_FUNCTION_ARGS)
 	server = llmb_choose_server(name, "");
 	give_up = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
 										  server->connect_timeout_ms + server->request_timeout_ms + 10000);
-	context = AllocSetContextCreate(TopMemoryContext, "llm_batch check", ALLOCSET_SMALL_SIZES);
+	context = AllocSetContextCreate(PortalContext, "llm_batch check", ALLOCSET_SMALL_SIZES);
 	name = MemoryContextStrdup(context, name);
 	llmb_procedure_begin();
 	llmb_procedure_snapshot();

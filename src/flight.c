@@ -436,7 +436,10 @@ begin_fetching(LlmbFlight *flight)
 	if (flight->row->state == LLMB_ENDED)
 		become(flight, LLMB_FETCHING);
 	job = its_job(flight);
-	old = MemoryContextSwitchTo(flight->context);
+	if (flight->intake_context == NULL)
+		flight->intake_context = AllocSetContextCreate(flight->context, "llm_batch intake", ALLOCSET_SMALL_SIZES);
+	MemoryContextReset(flight->intake_context);
+	old = MemoryContextSwitchTo(flight->intake_context);
 	memset(intake, 0, sizeof(*intake));
 	intake->batch = flight->row;
 	intake->server = llmb_server_by_name(flight->row->server);

@@ -37,6 +37,7 @@ typedef struct LlmbFlight
 	int			bad_lines[LLMB_BAD_LINES];	/* positions + 1; see has_failed() */
 	int			bad_line_count;
 	LlmbIntake	intake;			/* while FETCHING */
+	MemoryContext intake_context;	/* of what it points to */
 } LlmbFlight;
 
 /* Does what is due, given that no call is under way.  May throw. */

@@ -475,7 +475,9 @@ look_after_jobs(void *arg)
 		}
 		if (look.did)
 		{
+			/* the jobs behind it were not looked at */
 			*did = true;
+			dirty = true;
 			return;
 		}
 	}

@@ -8,6 +8,8 @@
  */
 #include "llm_batch.h"
 
+#include "access/htup_details.h"
+#include "catalog/pg_authid.h"
 #include "catalog/pg_database.h"
 #include "commands/dbcommands.h"
 #include "fmgr.h"
@@ -18,6 +20,7 @@
 #include "storage/ipc.h"
 #include "tcop/utility.h"
 #include "utils/acl.h"
+#include "utils/syscache.h"
 
 #include "compat.h"
 #include "launcher.h"
@@ -60,6 +63,21 @@ database_needed(Node *statement)
 	return NULL;
 }
 
+/* have_createdb_privilege() is extern in some minor versions of 15 only. */
+static bool
+may_create_databases(void)
+{
+	HeapTuple	tuple = SearchSysCache1(AUTHOID, ObjectIdGetDatum(GetUserId()));
+	bool		may = false;
+
+	if (HeapTupleIsValid(tuple))
+	{
+		may = ((Form_pg_authid) GETSTRUCT(tuple))->rolcreatedb;
+		ReleaseSysCache(tuple);
+	}
+	return may;
+}
+
 /* Who could not do it anyway shall not be able to stop the worker. */
 static bool
 may_need(Node *statement, Oid database)
@@ -67,7 +85,7 @@ may_need(Node *statement, Oid database)
 	if (superuser())
 		return true;
 	if (IsA(statement, CreatedbStmt))
-		return have_createdb_privilege();
+		return may_create_databases();
 	return llmb_owns_database(database);
 }
 

@@ -61,8 +61,6 @@ plan_prompt(const LlmbPrompt *prompt, void *arg)
 	Planning   *planning = arg;
 	char		custom_id[80];
 
-	if (planning->row->item_count >= planning->server->max_batch_requests)
-		return false;
 	snprintf(custom_id, sizeof(custom_id), "%s-%d", planning->row->token, prompt->ordinal);
 	resetStringInfo(&planning->line);
 	llmb_put_request(&planning->line, planning->server->provider, planning->job->model,
@@ -113,13 +111,14 @@ static void
 collect(Planning *planning, TimestampTz now)
 {
 	LlmbJob    *job = planning->job;
+	int			limit = (int) planning->server->max_batch_requests;
 
 	planning->row->attempt = 1;
-	llmb_store_new_prompts(job->id, job->planned_to, plan_prompt, planning);
+	llmb_store_new_prompts(job->id, job->planned_to, limit, plan_prompt, planning);
 	if (planning->row->item_count == 0 && job->retry_attempt > 0 && job->retry_at <= now)
 	{
 		planning->row->attempt = job->retry_attempt;
-		llmb_store_queued_prompts(job->id, job->retry_attempt, plan_prompt, planning);
+		llmb_store_queued_prompts(job->id, job->retry_attempt, limit, plan_prompt, planning);
 	}
 }
 

@@ -167,7 +167,7 @@ read_argument(char letter, va_list *list, Oid *type, Datum *value, char *isnull)
 }
 
 static SPIPlanPtr
-kept_plan(const char *query, int nargs, Oid *types)
+kept_plan(const char *query, int nargs, Oid *types, int options)
 {
 	MemoryContext old;
 	SPIPlanPtr	plan;
@@ -177,9 +177,9 @@ kept_plan(const char *query, int nargs, Oid *types)
 		if (plans[i].query == query)
 			return plans[i].plan;
 	}
-	plan = SPI_prepare(query, nargs, types);
+	plan = SPI_prepare_cursor(query, nargs, types, options);
 	if (plan == NULL)
-		elog(ERROR, "SPI_prepare failed: %s", SPI_result_code_string(SPI_result));
+		elog(ERROR, "SPI_prepare_cursor failed: %s", SPI_result_code_string(SPI_result));
 	SPI_keepplan(plan);
 	old = MemoryContextSwitchTo(TopMemoryContext);
 	if (plan_count == plan_space)
@@ -195,7 +195,7 @@ kept_plan(const char *query, int nargs, Oid *types)
 }
 
 static SPIPlanPtr
-prepare(const char *query, const char *letters, va_list *list, Datum *values, char *nulls)
+prepare(const char *query, int options, const char *letters, va_list *list, Datum *values, char *nulls)
 {
 	Oid			types[MAX_ARGS];
 	int			nargs = strlen(letters);
@@ -204,7 +204,7 @@ prepare(const char *query, const char *letters, va_list *list, Datum *values, ch
 	for (int i = 0; i < nargs; i++)
 		read_argument(letters[i], list, &types[i], &values[i], &nulls[i]);
 	nulls[nargs] = '\0';
-	return kept_plan(query, nargs, types);
+	return kept_plan(query, nargs, types, options);
 }
 
 /* ---- statements ---- */
@@ -215,7 +215,7 @@ run(const char *query, const char *letters, va_list *list)
 	LlmbRows   *rows = open_rows();
 	Datum		values[MAX_ARGS];
 	char		nulls[MAX_ARGS + 1];
-	SPIPlanPtr	plan = prepare(query, letters, list, values, nulls);
+	SPIPlanPtr	plan = prepare(query, 0, letters, list, values, nulls);
 	int			code = SPI_execute_plan(plan, values, nulls, false, 0);
 
 	if (code < 0)
@@ -342,7 +342,8 @@ llmb_cursor(const char *query, const char *letters,...)
 	SPIPlanPtr	plan;
 
 	va_start(list, letters);
-	plan = prepare(query, letters, &list, values, nulls);
+	/* planned for its first rows: a batch must not sort what waits behind it */
+	plan = prepare(query, CURSOR_OPT_FAST_PLAN | CURSOR_OPT_NO_SCROLL, letters, &list, values, nulls);
 	va_end(list);
 	rows->portal = SPI_cursor_open(NULL, plan, values, nulls, true);
 	if (rows->portal == NULL)

@@ -165,10 +165,11 @@ typedef bool (*LlmbPromptTaker) (const LlmbPrompt *prompt, void *arg);
 /*
  * Hands out a job's prompts in the order of ordinals: the never-sent ones
  * above "after", the ones in queue that are due for "attempt", or those of a
- * batch.  Memory does not grow with their number.
+ * batch; of the first two at most "limit".  Memory does not grow with their
+ * number.
  */
-extern void llmb_store_new_prompts(int64 job, int after, LlmbPromptTaker take, void *arg);
-extern void llmb_store_queued_prompts(int64 job, int attempt, LlmbPromptTaker take, void *arg);
+extern void llmb_store_new_prompts(int64 job, int after, int limit, LlmbPromptTaker take, void *arg);
+extern void llmb_store_queued_prompts(int64 job, int attempt, int limit, LlmbPromptTaker take, void *arg);
 extern void llmb_store_batch_prompts(int64 batch, LlmbPromptTaker take, void *arg);
 
 /* ---- batches ---- */

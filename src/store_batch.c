@@ -49,20 +49,20 @@ hand_out(LlmbRows *rows, LlmbPromptTaker take, void *arg)
 }
 
 void
-llmb_store_new_prompts(int64 job, int after, LlmbPromptTaker take, void *arg)
+llmb_store_new_prompts(int64 job, int after, int limit, LlmbPromptTaker take, void *arg)
 {
 	hand_out(llmb_cursor("SELECT ordinal, prompt, system, messages, params FROM llm_batch.prompt "
-						 "WHERE job_id = $1 AND ordinal > $2 ORDER BY ordinal", "li", job, after),
+						 "WHERE job_id = $1 AND ordinal > $2 ORDER BY ordinal LIMIT $3", "lii", job, after, limit),
 			 take, arg);
 }
 
 void
-llmb_store_queued_prompts(int64 job, int attempt, LlmbPromptTaker take, void *arg)
+llmb_store_queued_prompts(int64 job, int attempt, int limit, LlmbPromptTaker take, void *arg)
 {
 	hand_out(llmb_cursor("SELECT q.ordinal, p.prompt, p.system, p.messages, p.params "
 						 "FROM llm_batch.queue q JOIN llm_batch.prompt p USING (job_id, ordinal) "
 						 "WHERE q.job_id = $1 AND q.attempt = $2 AND q.not_before <= clock_timestamp() "
-						 "ORDER BY q.ordinal", "li", job, attempt),
+						 "ORDER BY q.ordinal LIMIT $3", "lii", job, attempt, limit),
 			 take, arg);
 }
 

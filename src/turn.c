@@ -18,6 +18,7 @@
 #include "pgstat.h"
 #include "storage/ipc.h"
 #include "storage/lmgr.h"
+#include "storage/lock.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
@@ -25,6 +26,13 @@
 #include "shmem.h"
 #include "sql.h"
 #include "turn.h"
+
+/*
+ * The session lock of the only worker.  Advisory locks of users have 1 or 2
+ * in the last field, so nobody can take, or wait for, this one from SQL.  (A
+ * lock of the default method would be lost with the first error.)
+ */
+#define LOCK_FIELD	0x6C62	/* "lb" */
 
 static MemoryContext before;	/* the caller's, while a turn runs */
 
@@ -57,11 +65,24 @@ llmb_extension_is_served(void)
 	return OidIsValid(extension) && extension == served;
 }
 
+bool
+llmb_turn_only_worker(void)
+{
+	LOCKTAG		tag;
+
+	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, 0, 0, LOCK_FIELD);
+	return llmb_lock_held_by_me(&tag, ExclusiveLock) ||
+		LockAcquire(&tag, ExclusiveLock, true, true) != LOCKACQUIRE_NOT_AVAIL;
+}
+
 void
 llmb_turn_begin(const char *doing)
 {
 	Assert(!IsTransactionState());
 	before = CurrentMemoryContext;
+	/* a trigger can say pg_advisory_unlock_all() */
+	if (!llmb_turn_only_worker())
+		proc_exit(0);
 	pgstat_report_activity(STATE_RUNNING, doing);
 	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();

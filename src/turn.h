@@ -18,6 +18,11 @@
  */
 extern void llmb_turn_begin(const char *doing);
 extern void llmb_turn_commit(void);
+/*
+ * Takes, or still holds, the lock that makes this process the only worker of
+ * its database; false when another has it.
+ */
+extern bool llmb_turn_only_worker(void);
 /* In a transaction: is the extension there, and the one we began with? */
 extern bool llmb_extension_is_served(void);
 /* After an error: gets rid of what is open, if anything. */

@@ -19,7 +19,6 @@
 #include "postmaster/interrupt.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
-#include "storage/lock.h"
 #include "tcop/tcopprot.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
@@ -33,12 +32,6 @@
 #include "shmem.h"
 #include "store.h"
 #include "turn.h"
-
-/*
- * The lock's key: advisory locks of users have 1 or 2 in the last field, so
- * nobody can take, or wait for, this one from SQL.
- */
-#define LOCK_FIELD	0x6C62	/* "lb" */
 
 /* While transfers run, the extension is looked for this often. */
 #define STILL_THERE_MS	1000
@@ -75,19 +68,10 @@ pin_settings(void)
 	}
 }
 
-/* False when another worker of this database holds it. */
-static bool
-take_lock(void)
-{
-	LOCKTAG		tag;
-
-	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, 0, 0, LOCK_FIELD);
-	return LockAcquire(&tag, ExclusiveLock, true, true) != LOCKACQUIRE_NOT_AVAIL;
-}
-
 static bool
 extension_is_here(void)
 {
+	MemoryContext before = CurrentMemoryContext;
 	bool		here;
 
 	SetCurrentStatementStartTimestamp();
@@ -96,6 +80,7 @@ extension_is_here(void)
 	here = llmb_extension_is_served();
 	PopActiveSnapshot();
 	CommitTransactionCommand();
+	MemoryContextSwitchTo(before);
 	return here;
 }
 
@@ -167,6 +152,7 @@ main_loop(MemoryContext turn)
 		}
 		if (!llmb_enabled)
 			leave(true);
+		Assert(CurrentMemoryContext == turn);
 		MemoryContextReset(turn);
 		while (llmb_call_serve())
 		{
@@ -224,11 +210,11 @@ llmb_worker_main(Datum arg)
 	BackgroundWorkerUnblockSignals();
 	BackgroundWorkerInitializeConnectionByOid(DatumGetObjectId(arg), InvalidOid, 0);
 	pin_settings();
-	llmb_worker_arrives();
 	if (!extension_is_here())
 		leave(false);
-	if (!take_lock() || !llmb_enabled)
+	if (!llmb_turn_only_worker() || !llmb_enabled)
 		leave(true);
+	llmb_worker_arrives();
 	pgstat_report_appname(LLMB_WORKER_TYPE);
 	turn = AllocSetContextCreate(TopMemoryContext, "llm_batch turn", ALLOCSET_DEFAULT_SIZES);
 	MemoryContextSwitchTo(turn);

@@ -23,12 +23,15 @@
  */
 #include "llm_batch.h"
 
+#include <limits.h>
+
 #include "access/xact.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_type.h"
 #include "commands/trigger.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
+#include "storage/latch.h"
 #include "storage/lmgr.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
@@ -399,6 +402,39 @@ passes_with_time(int sqlstate)
 }
 
 /*
+ * A trigger may catch the cancel of a statement timeout; then it is cancelled
+ * again and again, and after three times that long the worker ends itself,
+ * which nothing can catch.  Its jobs go on in the next one.
+ */
+static TimeoutId hard_timeout = MAX_TIMEOUTS;
+
+static void
+end_worker(void)
+{
+	ProcDiePending = true;
+	InterruptPending = true;
+	SetLatch(MyLatch);
+}
+
+static void
+arm_timeouts(long ms)
+{
+	TimestampTz end = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), ms);
+
+	if (hard_timeout == MAX_TIMEOUTS)
+		hard_timeout = RegisterTimeout(USER_TIMEOUT, end_worker);
+	enable_timeout_every(STATEMENT_TIMEOUT, end, (int) ms);
+	enable_timeout_after(hard_timeout, (int) Min(ms + 2L * llmb_write_back_timeout_ms, INT_MAX));
+}
+
+static void
+disarm_timeouts(void)
+{
+	disable_timeout(STATEMENT_TIMEOUT, false);
+	disable_timeout(hard_timeout, false);
+}
+
+/*
  * A try in a subtransaction.  Returns 0 when it went through, else the
  * SQLSTATE, with *message.
  */
@@ -418,9 +454,9 @@ try_slice(const Slice *slice, TryKind kind, const int *which, int count, char **
 	{
 		if (SPI_connect() != SPI_OK_CONNECT)
 			elog(ERROR, "SPI_connect failed");
-		enable_timeout_after(STATEMENT_TIMEOUT, (int) left);
+		arm_timeouts(left);
 		try_inside(slice, kind, which, count);
-		disable_timeout(STATEMENT_TIMEOUT, false);
+		disarm_timeouts();
 		SPI_finish();
 		ReleaseCurrentSubTransaction();
 	}
@@ -428,7 +464,7 @@ try_slice(const Slice *slice, TryKind kind, const int *which, int count, char **
 	{
 		ErrorData  *error;
 
-		disable_timeout(STATEMENT_TIMEOUT, false);
+		disarm_timeouts();
 		MemoryContextSwitchTo(context);
 		error = CopyErrorData();
 		FlushErrorState();

@@ -197,7 +197,7 @@ sql($node, 'UPDATE articles SET summary = NULL');
 $job = submit($node, target => 'summary');
 wait_until($node, "SELECT count(*) = 1 FROM llm_batch.batches WHERE job_id = $job AND state = 'in_progress' AND done > 5",
 	'the batch runs');
-$sim->post_as('sk-other', '/batches/' . sql($node, "SELECT remote_id FROM llm_batch.batches WHERE job_id = $job") . '/cancel');
+$sim->api('POST', '/batches/' . sql($node, "SELECT remote_id FROM llm_batch.batches WHERE job_id = $job") . '/cancel');
 is(watch_job($node, $job, 'cancelled at the provider'), 'partial', 'cancelled at the provider: partial');
 check_job($node, $job);
 is(batches($job), "cancelled cancelled $count", 'the batch is cancelled');

@@ -33,7 +33,7 @@ my @faults = (
 	[ 'a cut in the answer' => { cut_body_at => 40 }, 1 ],
 	[ 'a reset in the answer' => { cut_body_at => 40, reset => $true }, 1 ],
 	[ 'a stall' => { stall => 3 }, 1 ],
-	[ 'a stall before' => { stall_before => 3, cut_before => $true }, 1 ],
+	[ 'a stall before' => { stall_before => 3, status => 503 }, 1 ],
 	[ 'garbage' => { garbage => $true }, 1 ],
 	[ 'an empty body' => { garbage => "\n" }, 1 ],
 	[ 'an endless body' => { endless => $true }, 1 ],

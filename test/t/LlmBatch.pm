@@ -480,14 +480,25 @@ sub wait_for
 	}
 }
 
-# A call to the provider itself, behind the back of the extension.
-sub post_as
+# A call to the provider itself, behind the back of the extension; the reply.
+sub api
 {
-	my ($self, $key, $path) = @_;
-	my $reply = $self->{http}->request('POST', $self->base_url . $path,
-		{ headers => { Authorization => "Bearer $key", 'Content-Type' => 'application/json' }, content => '{}' });
+	my ($self, $method, $path, $content, $type) = @_;
+	my %headers = (Authorization => 'Bearer sk-other', 'Content-Type' => $type // 'application/json');
+	my $reply = $self->{http}->request($method, $self->base_url . $path, { headers => \%headers, content => $content // '{}' });
 
 	die "$path: $reply->{status} $reply->{content}" if !$reply->{success};
+	return JSON::PP->new->decode($reply->{content});
+}
+
+# Uploads a request file as somebody else would; its id.
+sub upload
+{
+	my ($self, @lines) = @_;
+	my $form = join "\r\n", '--x', 'Content-Disposition: form-data; name="purpose"', '', 'batch',
+	  '--x', 'Content-Disposition: form-data; name="file"; filename="other.jsonl"', '', join('', map { "$_\n" } @lines), '--x--', '';
+
+	return $self->api('POST', '/files', $form, 'multipart/form-data; boundary=x')->{id};
 }
 
 # Requests that came in: requests(method => 'POST', path => '/v1/batches').
