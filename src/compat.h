@@ -60,6 +60,7 @@ llmb_json_lexer_free(JsonLexContext *lex)
 #include "catalog/pg_foreign_server.h"
 #include "executor/executor.h"
 #include "miscadmin.h"
+#include "postmaster/bgworker.h"
 #include "storage/latch.h"
 #include "storage/proc.h"
 #include "utils/acl.h"
@@ -110,8 +111,20 @@ llmb_wait_event_launcher(void)
 	return llmb_wait_event("LlmBatchLauncher", &event);
 }
 
-/* Since 16 the caller says whether only summarizing indexes are wanted. */
-#if PG_VERSION_NUM >= 160000
+/* Since 19 a worker can be one that ends by itself when its database goes. */
+#ifdef BGWORKER_INTERRUPTIBLE
+#define LLMB_BGWORKER_INTERRUPTIBLE BGWORKER_INTERRUPTIBLE
+#else
+#define LLMB_BGWORKER_INTERRUPTIBLE 0
+#endif
+
+/*
+ * Since 16 the caller says whether only summarizing indexes are wanted; since
+ * 19 that and the other wishes are flags.
+ */
+#if PG_VERSION_NUM >= 190000
+#define llmb_insert_index_tuples(info, slot, estate) 	list_free(ExecInsertIndexTuples(info, estate, 0, slot, NIL, NULL))
+#elif PG_VERSION_NUM >= 160000
 #define llmb_insert_index_tuples(info, slot, estate) \
 	list_free(ExecInsertIndexTuples(info, slot, estate, false, false, NULL, NIL, false))
 #else

@@ -164,8 +164,9 @@ stand(LlmbFlight *flight, Ground *ground, bool spending)
 	ground->job = its_job(flight);
 	if (!ground->job->ours)
 	{
+		flight->abandoned = strcmp(ground->job->state, "cancelling") == 0;
 		/* a copy leaves the provider to its original, until it is resumed */
-		wait_ms(flight, 60000);
+		wait_ms(flight, flight->abandoned ? 0 : 60000);
 		return false;
 	}
 	reason = find_ground(flight, ground);
@@ -628,12 +629,36 @@ fetch(LlmbFlight *flight)
 		finalize(flight);
 }
 
+/*
+ * Cancelled in a copy: the batch at the provider is the original's, so it
+ * ends in our tables alone.
+ */
+static void
+abandon(LlmbFlight *flight)
+{
+	llmb_turn_begin("ending a copied batch");
+	flight->row->remote_end = keep(flight, "cancelled");
+	flight->row->done = flight->row->failed = 0;
+	if (flight->row->state != LLMB_ENDED && flight->row->state != LLMB_FETCHING)
+		become(flight, LLMB_ENDED);
+	say(flight, "cancelled", "ended in this copy only; the original's batch goes on at the provider");
+	llmb_turn_commit();
+	begin_fetching(flight);
+	if (flight->intake.server && flight->intake.server->provider)
+		finalize(flight);
+}
+
 /* ---- the step ---- */
 
 void
 llmb_flight_step(LlmbFlight *flight)
 {
 	flight->next_at = 0;
+	if (flight->abandoned)
+	{
+		abandon(flight);
+		return;
+	}
 	switch (flight->row->state)
 	{
 		case LLMB_PLANNED:
@@ -1148,6 +1173,6 @@ llmb_flight_cancel(LlmbFlight *flight, LlmbCode code)
 	flight->cancel_code = code;
 	if (unsent)
 		cancel_unsent(flight);
-	else if (flight->row->state == LLMB_IN_PROGRESS)
+	else if (!llmb_call_busy(&flight->party))
 		flight->next_at = 0;
 }

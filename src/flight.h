@@ -25,6 +25,7 @@ typedef struct LlmbFlight
 	bool		fresh_intent;	/* SUBMITTING is of this process's making */
 	TimestampTz next_at;		/* when the next step is due */
 	int			tries;			/* of the current step, without success */
+	bool		abandoned;		/* a copy's: ended here alone */
 	bool		cancel;			/* its end was asked for */
 	LlmbCode	cancel_code;	/* and what that makes of the rest */
 	int			gone;			/* replies in a row that say "no such thing" */

@@ -323,7 +323,7 @@ obey(void)
 
 	if (!went_well && command)
 		went_well = llmb_guarded(drop_command, command, "llm_batch: dropping a command");
-	commands_pending = command != NULL;
+	commands_pending = command != NULL || !went_well;
 	dirty = true;
 	return went_well;
 }
@@ -432,10 +432,33 @@ pause_troubled(void *arg)
 {
 	Look	   *look = arg;
 
+	if (strcmp(look->job->state, "waiting") != 0 && strcmp(look->job->state, "running") != 0)
+		return;
 	llmb_turn_begin("pausing a job");
 	llmb_store_job_state(look->job->id, "paused", "planning failed; the server's log tells why");
 	llmb_store_event(look->job->id, 0, "paused", "planning failed; the server's log tells why");
 	llmb_turn_commit();
+}
+
+/*
+ * The first errors of a job may pass (no disk, a deadlock): it is looked at
+ * again in a while, and the jobs behind it now.  True when it was paused.
+ */
+static bool
+in_trouble(Look *look)
+{
+	static int64 job = 0;
+	static int	times = 0;
+
+	times = look->job->id == job ? times + 1 : 1;
+	job = look->job->id;
+	if (times >= 3)
+	{
+		times = 0;
+		return llmb_guarded(pause_troubled, look, "llm_batch: pausing a job");
+	}
+	next_look = TimestampTzPlusMilliseconds(look->now, 5000);
+	return false;
 }
 
 /* When the job has to be looked at again, if nothing else happens. */
@@ -469,10 +492,7 @@ look_after_jobs(void *arg)
 
 		note_times(look.job, now);
 		if (!llmb_guarded(look_after_one, &look, "llm_batch: looking after a job"))
-		{
-			pause_troubled(&look);
-			look.did = true;
-		}
+			look.did = in_trouble(&look);
 		if (look.did)
 		{
 			/* the jobs behind it were not looked at */

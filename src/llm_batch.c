@@ -85,13 +85,14 @@ may_need(Node *statement, Oid database)
 	if (superuser())
 		return true;
 	if (IsA(statement, CreatedbStmt))
-		return may_create_databases();
+		return may_create_databases() && llmb_owns_database(database);
 	return llmb_owns_database(database);
 }
 
 static void
 release_database(int code, Datum database)
 {
+	(void) code;
 	llmb_release_database(DatumGetObjectId(database), false);
 }
 

@@ -109,7 +109,7 @@ void
 llmb_fill_worker(BackgroundWorker *worker, Oid database, bool notify)
 {
 	memset(worker, 0, sizeof(*worker));
-	worker->bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
+	worker->bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION | LLMB_BGWORKER_INTERRUPTIBLE;
 	worker->bgw_start_time = BgWorkerStart_RecoveryFinished;
 	worker->bgw_restart_time = BGW_NEVER_RESTART;
 	worker->bgw_main_arg = ObjectIdGetDatum(database);
@@ -118,6 +118,20 @@ llmb_fill_worker(BackgroundWorker *worker, Oid database, bool notify)
 	strlcpy(worker->bgw_function_name, "llmb_worker_main", sizeof(worker->bgw_function_name));
 	strlcpy(worker->bgw_name, LLMB_WORKER_TYPE, BGW_MAXLEN);
 	strlcpy(worker->bgw_type, LLMB_WORKER_TYPE, BGW_MAXLEN);
+}
+
+void
+llmb_start_successor(void)
+{
+	BackgroundWorker worker;
+
+	if (shared)
+	{
+		llmb_slot_set_wanted(MyDatabaseId, true);
+		return;
+	}
+	llmb_fill_worker(&worker, MyDatabaseId, false);
+	(void) RegisterDynamicBackgroundWorker(&worker, NULL);
 }
 
 /* The process of this database's worker, when there is no shared memory. */

@@ -57,6 +57,8 @@ extern void llmb_slot_free(Oid database);
 extern void llmb_slot_set_wanted(Oid database, bool wanted);
 /* A worker for it is being started. */
 extern void llmb_slot_starting(Oid database);
+/* A new worker for our database; we are about to leave it. */
+extern void llmb_start_successor(void);
 /* How every worker is started. */
 extern void llmb_fill_worker(BackgroundWorker *worker, Oid database, bool notify);
 

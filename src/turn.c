@@ -51,7 +51,11 @@ leave_without_extension(void)
 	CommitTransactionCommand();
 	llmb_worker_reports(another, true);
 	if (another)
-		llmb_slot_set_wanted(MyDatabaseId, true);
+	{
+		/* for whoever woke us, and will not wake our successor */
+		LockReleaseAll(USER_LOCKMETHOD, true);
+		llmb_start_successor();
+	}
 	proc_exit(0);
 }
 

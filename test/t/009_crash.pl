@@ -119,6 +119,21 @@ foreach my $n (0 .. $#states)
 	}
 }
 
+# A worker that is ended while it sleeps comes back, each time.
+begin('terminated while it sleeps');
+$sim->options(run_seconds => 15);
+my $job = submit($node, target => 'summary');
+foreach my $n (1, 2)
+{
+	wait_until($node, "SELECT count(*) = 2 FROM llm_batch.batches WHERE job_id = $job AND state = 'in_progress'", 'two batches fly');
+	my $pid = worker_pid($node);
+	$crash{pg_terminate_backend}->();
+	wait_until($node, "SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'llm_batch worker' AND pid <> $pid", 'there is a new worker');
+}
+$sim->options(run_seconds => 0.1);
+$sim->advance(15);
+check('terminated while it sleeps', $job);
+
 # ---- at random moments ----
 
 my @all = sort keys %crash;

@@ -349,6 +349,43 @@ sub check_sim
 	is(join("\n", @{ $sim->summary->{simulator_failures} }), '', $name // 'the simulator met nothing that it cannot do');
 }
 
+# ---- a session that stays open ----
+package LlmBatch::Session;
+
+use IPC::Run ();
+
+# As background_psql() of PostgreSQL::Test::Cluster, which differs between
+# versions.
+sub new
+{
+	my ($class, $node) = @_;
+	my $self = bless { in => '', out => '', err => '', number => 0 }, $class;
+	my @psql = ('psql', '-XAtq', '-d', $node->connstr('postgres'), '-v', 'ON_ERROR_STOP=0');
+
+	$self->{psql} = IPC::Run::start(\@psql, '<', \$self->{in}, '>', \$self->{out}, '2>', \$self->{err},
+		IPC::Run::timeout($LlmBatch::PATIENCE * 3));
+	return $self;
+}
+
+# Its output, errors included.
+sub query
+{
+	my ($self, $sql) = @_;
+	my $end = 'end of query ' . ++$self->{number};
+
+	@$self{qw(out err)} = ('', '');
+	$self->{in} .= "$sql;\n\\echo $end\n";
+	$self->{psql}->pump until $self->{out} =~ /^\Q$end\E\n/m;
+	return $self->{err} . ($self->{out} =~ s/^\Q$end\E\n//mr);
+}
+
+sub end
+{
+	my ($self) = @_;
+	$self->{in} .= "\\q\n";
+	$self->{psql}->finish;
+}
+
 # ---- the simulator ----
 package LlmBatch::Simulator;
 
