@@ -14,6 +14,7 @@ OBJS = \
 	src/lifecycle.o \
 	src/llm_batch.o \
 	src/look.o \
+	src/mock_answer.o \
 	src/options.o \
 	src/plan.o \
 	src/probe.o \

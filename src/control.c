@@ -323,6 +323,9 @@ llmb_wait(PG_FUNCTION_ARGS)
 		/* retry() and apply() make an ended job run on */
 		if (llmb_job_is_over(job) && !job->commanded)
 			break;
+		/* one that has died, or left when the extension was made anew */
+		if (llmb_worker_pid() == 0)
+			llmb_wake();
 		tell_progress(job, &seen);
 		if (give_up != 0 && GetCurrentTimestamp() >= give_up)
 			ereport(ERROR,

@@ -416,6 +416,7 @@ poll_or_cancel(LlmbFlight *flight)
 	if (ready)
 	{
 		flight->row->cancelled_at = GetCurrentTimestamp();
+		flight->cancel_sent = true;
 		become(flight, LLMB_CANCELLING);
 		say(flight, "cancelling", "the provider was asked to cancel the batch");
 	}
@@ -903,7 +904,7 @@ still_running(LlmbFlight *flight, const LlmbRemoteBatch *remote, const LlmbServe
 	flight->tries = 0;
 	wait_ms(flight, Max(ms, asked_ms));
 	/* a cancel that was asked for meanwhile, or that never arrived */
-	if (row->state == LLMB_CANCELLING && remote->state == LLMB_REMOTE_RUNNING)
+	if (row->state == LLMB_CANCELLING && remote->state == LLMB_REMOTE_RUNNING && !flight->cancel_sent)
 		become(flight, LLMB_IN_PROGRESS);
 	if (flight->cancel && row->state == LLMB_IN_PROGRESS)
 		wait_ms(flight, row->cancelled_at ? server->poll_min_ms : 0);
@@ -1043,6 +1044,7 @@ cancel_ended(LlmbFlight *flight, const LlmbEnding *ending, const Ground *ground)
 		wait_ms(flight, ground->server->poll_min_ms);
 	else
 	{
+		flight->cancel_sent = false;
 		become(flight, LLMB_IN_PROGRESS);
 		try_later(flight, ending, ground->server, "the cancel");
 	}

@@ -28,6 +28,7 @@ typedef struct LlmbFlight
 	bool		abandoned;		/* a copy's: ended here alone */
 	bool		cancel;			/* its end was asked for */
 	LlmbCode	cancel_code;	/* and what that makes of the rest */
+	bool		cancel_sent;	/* by this process */
 	int			gone;			/* replies in a row that say "no such thing" */
 	TimestampTz gone_since;
 	int			listings;		/* complete ones without a trace of it */

@@ -1433,7 +1433,7 @@ end_overdue(void)
 	}
 }
 
-void
+bool
 llmb_http_wait(long timeout_ms)
 {
 	int64		until = timeout_ms < 0 ? -1 : clock_ms() + timeout_ms;
@@ -1457,6 +1457,7 @@ llmb_http_wait(long timeout_ms)
 		end_overdue();
 		left_at = clock_ms();
 	} while (!woken && !have_news() && (until < 0 || left_at < until));
+	return woken;
 }
 
 bool

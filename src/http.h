@@ -78,7 +78,7 @@ extern bool llmb_http_busy(void);
  * Resets the latch, and answers interrupts.  Time spent outside of it does
  * not count against a transfer's limits.
  */
-extern void llmb_http_wait(long timeout_ms);
+extern bool llmb_http_wait(long timeout_ms);
 
 extern LlmbHttpEvent llmb_http_next(LlmbTransfer **transfer);
 

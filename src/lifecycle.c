@@ -130,6 +130,7 @@ llmb_create_in_flight(const LlmbFlight *mine)
 		LlmbFlight *other = lfirst(lc);
 
 		if (other != mine && strcmp(other->row->server, mine->row->server) == 0 &&
+			strcmp(other->row->owner, mine->row->owner) == 0 &&
 			(other->row->state == LLMB_VERIFYING ||
 			 (other->row->state == LLMB_SUBMITTING && llmb_call_busy(&other->party))))
 			return true;
@@ -137,9 +138,12 @@ llmb_create_in_flight(const LlmbFlight *mine)
 	return false;
 }
 
-/* How many batches of the server are on their way, and whether one is unsent. */
+/*
+ * How many batches of the job's server and owner are on their way, and
+ * whether one of the job itself is unsent.
+ */
 int
-llmb_lifecycle_count(const char *server, bool *unsent)
+llmb_lifecycle_count(const LlmbJob *job, bool *unsent)
 {
 	int			count = 0;
 	ListCell   *lc;
@@ -149,10 +153,11 @@ llmb_lifecycle_count(const char *server, bool *unsent)
 	{
 		LlmbFlight *flight = lfirst(lc);
 
-		if (strcmp(flight->row->server, server) != 0)
+		if (strcmp(flight->row->server, job->server) != 0 || strcmp(flight->row->owner, job->owner) != 0)
 			continue;
 		count++;
-		*unsent |= flight->row->state == LLMB_PLANNED || flight->row->state == LLMB_UPLOADING;
+		*unsent |= flight->row->job == job->id &&
+			(flight->row->state == LLMB_PLANNED || flight->row->state == LLMB_UPLOADING);
 	}
 	return count;
 }

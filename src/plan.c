@@ -135,6 +135,7 @@ begin_planning(Planning *planning, LlmbJob *job, LlmbServer *server, MemoryConte
 	planning->spool = llmb_spool_new(context);
 	planning->row = palloc0(sizeof(LlmbBatchRow));
 	planning->row->job = job->id;
+	planning->row->owner = pstrdup(job->owner);
 	planning->row->server = pstrdup(job->server);
 	planning->row->token = new_token();
 	planning->range_space = 16;
@@ -142,13 +143,14 @@ begin_planning(Planning *planning, LlmbJob *job, LlmbServer *server, MemoryConte
 	MemoryContextSwitchTo(old);
 }
 
+/* Limits are those of a key, so of server and owner. */
 static bool
-room_for_batch(const LlmbServer *server)
+room_for_batch(const LlmbJob *job, const LlmbServer *server)
 {
 	bool		unsent;
 
-	/* one file waits on disk at a time; the next is written when it is sent */
-	return llmb_lifecycle_count(server->name, &unsent) < server->max_active_batches && !unsent;
+	/* one file of a job waits on disk at a time; the next is written when it is sent */
+	return llmb_lifecycle_count(job, &unsent) < server->max_active_batches && !unsent;
 }
 
 bool
@@ -174,7 +176,7 @@ llmb_plan_batch(LlmbJob *job, TimestampTz now)
 		llmb_turn_commit();
 		return true;
 	}
-	if (!room_for_batch(server))
+	if (!room_for_batch(job, server))
 	{
 		llmb_turn_commit();
 		return false;

@@ -20,7 +20,7 @@ extern bool llmb_plan_batch(LlmbJob *job, TimestampTz now);
 /* ---- lifecycle.c, for plan.c ---- */
 
 extern void llmb_lifecycle_add(LlmbBatchRow *row, LlmbSpool *spool, MemoryContext context);
-extern int	llmb_lifecycle_count(const char *server, bool *unsent);
+extern int	llmb_lifecycle_count(const LlmbJob *job, bool *unsent);
 extern bool llmb_lifecycle_landing(int64 job);
 
 #endif							/* LLMB_PLAN_H */

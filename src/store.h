@@ -185,6 +185,7 @@ typedef struct LlmbBatchRow
 {
 	int64		id;
 	int64		job;
+	char	   *owner;			/* of the job: whose key it travels with */
 	char	   *server;
 	int			attempt;
 	LlmbBatchState state;
@@ -220,7 +221,6 @@ extern void llmb_store_add_batch(LlmbBatchRow *batch);
 extern void llmb_store_end_unsent(const LlmbBatchRow *batch, LlmbCode code);
 extern List *llmb_store_live_batches(void);	/* of LlmbBatchRow */
 extern LlmbBatchRow *llmb_store_batch(int64 id);	/* NULL: no such batch */
-extern int	llmb_store_live_count(const char *server);
 /* Writes back all that can change; "was" is the state it must still have. */
 extern void llmb_store_save_batch(const LlmbBatchRow *batch, LlmbBatchState was);
 /* Marks in seen[] (by position) the items that have their result already. */

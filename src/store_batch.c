@@ -190,6 +190,7 @@ read_batch(LlmbRows *rows, int row)
 	batch->cancelled_at = llmb_row_time(rows, row, 22);
 	batch->ended_at = llmb_row_time(rows, row, 23);
 	batch->error_code = llmb_row_text(rows, row, 24);
+	batch->owner = llmb_row_text(rows, row, 25);
 	read_ranges(batch);
 	return batch;
 }
@@ -197,7 +198,8 @@ read_batch(LlmbRows *rows, int row)
 #define BATCH_QUERY \
 	"SELECT id, job_id, server, attempt, state, reason, token, creates, item_count, file_bytes, " \
 	" done, failed, tries, remote_input, remote_id, remote_output, remote_errors, remote_end, " \
-	" created_at, intent_at, submitted_at, cancelled_at, ended_at, error_code " \
+	" created_at, intent_at, submitted_at, cancelled_at, ended_at, error_code, " \
+	" (SELECT j.owner FROM llm_batch.job j WHERE j.id = job_id) " \
 	"FROM llm_batch.batch "
 
 List *
@@ -220,17 +222,6 @@ llmb_store_batch(int64 id)
 
 	llmb_sql_done(rows);
 	return batch;
-}
-
-int
-llmb_store_live_count(const char *server)
-{
-	LlmbRows   *rows = llmb_sql("SELECT count(*) FROM llm_batch.batch "
-								"WHERE state NOT IN ('finalized', 'failed', 'cancelled') AND server = $1::name", "t", server);
-	int			count = llmb_row_int(rows, 0, 1);
-
-	llmb_sql_done(rows);
-	return count;
 }
 
 void

@@ -104,16 +104,6 @@ has_work(void)
 
 /* ---- the loop ---- */
 
-/* Sleeps at most so long; true when somebody woke us, or a socket spoke. */
-static bool
-sleep_until_due(long timeout)
-{
-	TimestampTz before = GetCurrentTimestamp();
-
-	llmb_http_wait(timeout);
-	return timeout < 0 || TimestampDifferenceMilliseconds(before, GetCurrentTimestamp()) < timeout;
-}
-
 static long
 shorter(long a, long b)
 {
@@ -165,8 +155,8 @@ main_loop(MemoryContext turn)
 		{
 			/* more to do; but first whatever the sockets have */
 			idle_since = GetCurrentTimestamp();
-			if (llmb_http_busy())
-				llmb_http_wait(0);
+			if (llmb_http_busy() && llmb_http_wait(0))
+				llmb_lifecycle_look_again();
 			continue;
 		}
 		if (llmb_lifecycle_busy())
@@ -194,7 +184,7 @@ main_loop(MemoryContext turn)
 			timeout = llmb_sweep_interval_s * 1000L;
 			sweep = true;
 		}
-		if (sleep_until_due(timeout) || sweep)
+		if (llmb_http_wait(timeout) || sweep)
 			llmb_lifecycle_look_again();
 	}
 }
