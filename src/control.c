@@ -230,12 +230,22 @@ typedef struct Seen
 	TimestampTz told_at;
 } Seen;
 
+/* Why nothing moves, when it is not for the job itself; NULL all is well. */
+static const char *
+worker_trouble(const LlmbJob *job)
+{
+	if (llmb_job_is_over(job) || llmb_worker_pid() != 0)
+		return NULL;
+	return llmb_enabled ? "no worker is running" : "llm_batch.enabled is off";
+}
+
 static void
 tell(const LlmbJob *job)
 {
 	int			finished = job->succeeded + job->failed + job->cancelled;
 	int			percent = job->total ? (int) (finished * INT64CONST(100) / job->total) : 100;
 	char		bar[21];
+	const char *reason = job->reason ? job->reason : worker_trouble(job);
 	const char *cancelled = job->cancelled ? psprintf(", %d cancelled", job->cancelled) : "";
 
 	memset(bar, '.', 20);
@@ -244,7 +254,7 @@ tell(const LlmbJob *job)
 	ereport(NOTICE,
 			(errmsg("job " INT64_FORMAT " %s [%s] %d of %d: %d succeeded, %d failed%s, %d in flight%s%s",
 					job->id, job->state, bar, finished, job->total, job->succeeded, job->failed, cancelled, job->in_flight,
-					job->reason ? "; " : "", job->reason ? job->reason : "")));
+					reason ? "; " : "", reason ? reason : "")));
 }
 
 /* A line every few seconds while something moves, at once when it pauses. */

@@ -546,7 +546,7 @@ finalize(LlmbFlight *flight)
 			flight->intake.strange_lines);
 	say(flight, llmb_batch_state_name(flight->row->state), "every item of the batch is decided");
 	if (llmb_keep_prompts == LLMB_KEEP_JOB)
-		llmb_store_purge_prompts(flight->row->id);
+		llmb_store_purge_prompts(flight->row->id, flight->intake.answered == flight->row->item_count);
 	ground.job = its_job(flight);
 	clean = ground.job->ours && find_ground(flight, &ground) == NULL;
 	llmb_turn_commit();

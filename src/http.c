@@ -75,8 +75,11 @@
 #define CURLOPT_QUICK_EXIT		((CURLoption) 322)
 #endif
 
-/* Whole lines at hand that make us stop reading: a good bite for a slice. */
-#define LINES_ENOUGH			(256 * 1024)
+/*
+ * Whole lines at hand that make us stop reading: some 800 results of usual
+ * size, a good bite for a transaction, and 20 MB with 20 files at a time.
+ */
+#define LINES_ENOUGH	(1024 * 1024)
 
 /* What a stream says when it is no stream: an error's text is never larger. */
 #define ERROR_BODY_CAP			(1024 * 1024)

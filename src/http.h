@@ -97,7 +97,7 @@ extern char *llmb_http_body(LlmbTransfer *transfer, size_t *len);
 /*
  * Streams: the whole lines at hand (of a done transfer: what is left, with
  * or without a line end; of one that was cut, only what is whole), then "I
- * took n bytes", which lets it flow on when less than 256 kB are left.
+ * took n bytes", which lets it flow on when less than 1 MB is left.
  * When the status is not 200 the reply is kept as a body instead, of at most
  * 1 MB.  The pointer is good until the next call of taken or wait.
  */

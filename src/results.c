@@ -289,6 +289,7 @@ finish_slice(Slice *slice, const char *doing)
 	for (int i = 0; i < slice->count; i++)
 	{
 		slice->intake->seen[slice->positions[i]] = true;
+		slice->intake->answered += strcmp(slice->results[i].state, "succeeded") == 0;
 		slice->taken[slice->positions[i]] = false;
 		slice->intake->seen_count++;
 	}

@@ -24,6 +24,7 @@ typedef struct LlmbIntake
 	LlmbCode	cancelled_as;	/* what a cancelled line means: why we cancelled */
 	bool	   *seen;			/* by position; set once committed */
 	int			seen_count;
+	int			answered;		/* by this process, for good */
 	int			strange_lines;	/* no, unknown or repeated custom_id */
 } LlmbIntake;
 

@@ -80,6 +80,29 @@ llmb_extension_owner(void)
 
 /* ---- becoming the owner, and back ---- */
 
+/*
+ * Our statements go by our indexes, whatever the statistics say: right after
+ * a bulk submit there are none, and a plan that reads all items of a job for
+ * each slice of it costs more with every item (measured: 30 ms instead of 2
+ * at 100,000).
+ */
+static void
+pin_settings(void)
+{
+	static const char *const pinned[][2] = {
+		{"search_path", "pg_catalog, pg_temp"},
+		{"plan_cache_mode", "force_generic_plan"},
+		{"enable_seqscan", "off"},
+		{"enable_hashjoin", "off"},
+		{"enable_mergejoin", "off"},
+		{"enable_bitmapscan", "off"},
+	};
+
+	for (int i = 0; i < lengthof(pinned); i++)
+		(void) set_config_option(pinned[i][0], pinned[i][1], PGC_USERSET, PGC_S_SESSION,
+								 GUC_ACTION_SAVE, true, 0, false);
+}
+
 static LlmbRows *
 open_rows(void)
 {
@@ -95,8 +118,7 @@ open_rows(void)
 	GetUserIdAndSecContext(&rows->saved_user, &rows->saved_security);
 	SetUserIdAndSecContext(owner, rows->saved_security | SECURITY_LOCAL_USERID_CHANGE);
 	rows->guc_level = NewGUCNestLevel();
-	(void) set_config_option("search_path", "pg_catalog, pg_temp", PGC_USERSET, PGC_S_SESSION,
-							 GUC_ACTION_SAVE, true, 0, false);
+	pin_settings();
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
 	return rows;

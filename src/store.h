@@ -112,8 +112,8 @@ extern void llmb_store_resume_job(int64 job);
 extern int	llmb_store_drop_rest(int64 job, const char *code);
 /* Ends a job with nothing left to do; returns its state, NULL if there is. */
 extern char *llmb_store_finish_job(int64 job);
-/* Deletes the prompts of a batch's items that are answered. */
-extern void llmb_store_purge_prompts(int64 batch);
+/* Deletes the prompts of a batch's items that are answered: all of them? */
+extern void llmb_store_purge_prompts(int64 batch, bool all);
 
 /* ---- commands and probes ---- */
 

@@ -77,12 +77,17 @@ llmb_store_batch_prompts(int64 batch, LlmbPromptTaker take, void *arg)
 }
 
 void
-llmb_store_purge_prompts(int64 batch)
+llmb_store_purge_prompts(int64 batch, bool all)
 {
-	llmb_sql_run("DELETE FROM llm_batch.prompt p USING llm_batch.batch b CROSS JOIN unnest(b.items) r, llm_batch.result s "
-				 "WHERE b.id = $1 AND p.job_id = b.job_id AND p.ordinal >= lower(r) AND p.ordinal < upper(r) "
-				 "AND s.job_id = p.job_id AND s.ordinal = p.ordinal AND s.attempt = b.attempt AND s.state = 'succeeded'",
-				 "l", batch);
+	if (all)
+		llmb_sql_run("DELETE FROM llm_batch.prompt p USING llm_batch.batch b CROSS JOIN unnest(b.items) r "
+					 "WHERE b.id = $1 AND p.job_id = b.job_id AND p.ordinal >= lower(r) AND p.ordinal < upper(r)",
+					 "l", batch);
+	else
+		llmb_sql_run("DELETE FROM llm_batch.prompt p USING llm_batch.batch b CROSS JOIN unnest(b.items) r "
+					 "WHERE b.id = $1 AND p.job_id = b.job_id AND p.ordinal >= lower(r) AND p.ordinal < upper(r) "
+					 "AND EXISTS (SELECT FROM llm_batch.result s WHERE s.job_id = p.job_id AND s.ordinal = p.ordinal "
+					 " AND s.attempt = b.attempt AND s.state = 'succeeded')", "l", batch);
 }
 
 /* ---- batches ---- */

@@ -308,7 +308,7 @@ check_prompt(Ask *ask, const Line *line)
 				 ask->source ? errhint("Leave such rows out, for instance with filter => 'body IS NOT NULL'.") :
 				 errhint("Leave it out.")));
 	whole = line->len + text_len(line->system) + text_len(line->messages) + text_len(line->params) + request_overhead(ask);
-	if (whole > ask->max_prompt || whole > ask->server->max_batch_bytes)
+	if (whole > ask->max_prompt || whole > (size_t) ask->server->max_batch_bytes)
 		ereport(ERROR,
 				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
 				 errmsg("the prompt for key %s is too long: %zu bytes, %zu with all that goes with it",

@@ -7,7 +7,7 @@ use FindBin;
 use lib $FindBin::RealBin;
 use LlmBatch;
 use Test::More;
-use Time::HiRes qw(sleep time);
+use Time::HiRes qw(sleep);
 
 my $seed = $ENV{LLM_BATCH_SEED} // 20261;
 my $count = 240;
@@ -37,26 +37,16 @@ sub begin
 	sql($node, 'UPDATE articles SET summary = NULL; TRUNCATE written');
 }
 
-# Until the server answers again.
-sub wait_server
-{
-	my $until = time + $LlmBatch::PATIENCE;
-
-	sleep 0.05 until $node->raw_connect_works || time > $until;
-}
-
 # Ways to die.
 my %crash = (
 	'kill -9' => sub {
 		my $pid = worker_pid($node);
+		my $offset = -s $node->logfile;
 
-		if ($pid ne '')
-		{
-			kill 'KILL', $pid;
-			# the whole server starts anew: wait until that has begun
-			sleep 0.05 while kill(0, $pid);
-		}
-		wait_server();
+		return if $pid eq '';
+		kill 'KILL', $pid;
+		# the postmaster throws out everybody and begins anew
+		$node->wait_for_log(qr/all server processes terminated; reinitializing(.*\n)*.*database system is ready to accept connections/, $offset);
 	},
 	'immediate stop' => sub { $node->stop('immediate'); $node->start },
 	'fast stop' => sub { $node->stop('fast'); $node->start },
