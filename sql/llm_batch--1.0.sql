@@ -429,6 +429,11 @@ AS 'MODULE_PATHNAME', 'llmb_render_sql' LANGUAGE C STABLE;
 COMMENT ON FUNCTION llm_batch.render(text, record) IS
 'a prompt template filled with the columns of a row';
 
+CREATE FUNCTION llm_batch.prompt_text(template text, VARIADIC "any") RETURNS text
+AS 'MODULE_PATHNAME', 'llmb_prompt_text' LANGUAGE C STABLE;
+COMMENT ON FUNCTION llm_batch.prompt_text(text, "any") IS
+'the prompt rendered from the template''s columns, given in their order; retry() makes stale prompts anew by it';
+
 CREATE FUNCTION llm_batch.prompt_hash(template text, VARIADIC "any") RETURNS bigint
 AS 'MODULE_PATHNAME', 'llmb_prompt_hash' LANGUAGE C STABLE;
 COMMENT ON FUNCTION llm_batch.prompt_hash(text, "any") IS

@@ -156,8 +156,13 @@ llmb_wait_event_launcher(void)
 #define llmb_lock_held_by_me(tag, mode) LockHeldByMe(tag, mode)
 #endif
 
-/* Since 18 a PGPROC tells regular backends instead of background workers. */
-#if PG_VERSION_NUM >= 180000
+/*
+ * Since 18 a PGPROC tells regular backends instead of background workers,
+ * and since 19 what kind of process it is.
+ */
+#if PG_VERSION_NUM >= 190000
+#define llmb_is_background_worker(proc) ((proc)->backendType == B_BG_WORKER)
+#elif PG_VERSION_NUM >= 180000
 #define llmb_is_background_worker(proc) (!(proc)->isRegularBackend)
 #else
 #define llmb_is_background_worker(proc) ((proc)->isBackgroundWorker)

@@ -341,7 +341,7 @@ llmb_wait(PG_FUNCTION_ARGS)
 			ereport(ERROR,
 					(errcode(ERRCODE_QUERY_CANCELED),
 					 errmsg("job " INT64_FORMAT " has not ended within the timeout", id),
-					 errdetail("It is %s, %d of %d items are finished, and it goes on.", job->state,
+					 errdetail("It is %s; %d of %d items are finished.", job->state,
 							   job->succeeded + job->failed + job->cancelled, job->total),
 					 errhint("CALL llm_batch.wait(" INT64_FORMAT ") again, or llm_batch.cancel(" INT64_FORMAT ").", id, id)));
 		nap(LOOK_MS);

@@ -265,7 +265,10 @@ run_command(const LlmbCommand *command, LlmbJob *job)
 		llmb_store_event(job->id, 0, "not_obeyed", "%s was asked for, but the job is %s", command->verb, job->state);
 	else if (strcmp(command->verb, "retry") == 0)
 	{
-		int			count = llmb_store_do_retry(job->id, command->codes);
+		int			count;
+
+		llmb_renew_stale(job);
+		count = llmb_store_do_retry(job->id, command->codes);
 
 		llmb_store_event(job->id, 0, "retry", "items to be sent again: %d", count);
 	}

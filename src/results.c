@@ -17,6 +17,7 @@
 
 #include "request.h"
 #include "results.h"
+#include "template.h"
 #include "turn.h"
 #include "writeback.h"
 
@@ -493,4 +494,37 @@ llmb_apply_due(void)
 	decide_due(id, results, count);
 	llmb_turn_commit();
 	return true;
+}
+
+/* ---- stale items that are sent again ---- */
+
+void
+llmb_renew_stale(const LlmbJob *job)
+{
+	LlmbJobDef *def = llmb_store_job_def(job->id);
+	Oid			owner = get_role_oid(job->owner, true);
+	int			above = 0;
+	int			count;
+
+	if (def->prompt == NULL || !OidIsValid(owner))
+		return;
+	do
+	{
+		LlmbResult *items = llmb_store_stale_items(job->id, above, llmb_write_back_rows, &count);
+		LlmbWrite  *reads = palloc0(sizeof(LlmbWrite) * Max(count, 1));
+
+		for (int i = 0; i < count; i++)
+		{
+			reads[i].key = items[i].key;
+			reads[i].columns = palloc0(sizeof(char *) * Max(def->target_count, 1));
+			above = items[i].ordinal;
+		}
+		llmb_read_prompts(def, owner, reads, count);
+		for (int i = 0; i < count; i++)
+		{
+			if (reads[i].reason)
+				llmb_store_renew_prompt(job->id, items[i].ordinal, reads[i].reason,
+										llmb_text_hash(reads[i].reason, strlen(reads[i].reason)));
+		}
+	} while (count == llmb_write_back_rows);
 }

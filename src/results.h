@@ -41,6 +41,12 @@ extern void llmb_take_named(LlmbIntake *intake, const int *positions, int count,
 /* Decides all items of the batch that had no line. */
 extern void llmb_take_missing(LlmbIntake *intake, LlmbCode code, bool retryable, const char *error);
 
+/*
+ * In a turn, before stale items are sent again: their prompts are made anew
+ * from their rows.
+ */
+extern void llmb_renew_stale(const LlmbJob *job);
+
 /* Tries stored answers again whose time has come; false when there are none. */
 extern bool llmb_apply_due(void);
 

@@ -255,6 +255,10 @@ typedef struct LlmbResult
 	int			retry_after_ms; /* state 'retried': when to send again */
 } LlmbResult;
 
+/* Stale items of a job above an ordinal that retry() may send: key alone. */
+extern LlmbResult *llmb_store_stale_items(int64 job, int above, int limit, int *count);
+/* The prompt of an item is another from now on. */
+extern void llmb_store_renew_prompt(int64 job, int ordinal, const char *prompt, int64 hash);
 /* Fills key and prompt_hash of results of one job. */
 extern void llmb_store_keys(int64 job, LlmbResult *results, int count);
 /* Appends results and answers, and queues those with state 'retried'. */

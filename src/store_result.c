@@ -47,6 +47,36 @@ llmb_store_keys(int64 job, LlmbResult *results, int count)
 	llmb_sql_done(rows);
 }
 
+LlmbResult *
+llmb_store_stale_items(int64 job, int above, int limit, int *count)
+{
+	LlmbRows   *rows = llmb_sql("SELECT r.ordinal, i.key, i.prompt_hash FROM llm_batch.result r "
+								"JOIN llm_batch.item i ON i.job_id = r.job_id AND i.ordinal = r.ordinal "
+								"WHERE r.job_id = $1 AND r.ordinal > $2 AND r.state = 'failed' AND r.error_code = 'stale' "
+								"ORDER BY r.ordinal LIMIT $3", "lii", job, above, limit);
+	LlmbResult *results;
+
+	*count = llmb_row_count(rows);
+	results = palloc0(sizeof(LlmbResult) * Max(*count, 1));
+	for (int i = 0; i < *count; i++)
+	{
+		results[i].ordinal = llmb_row_int(rows, i, 1);
+		results[i].key = llmb_row_text(rows, i, 2);
+		results[i].prompt_hash = llmb_row_int(rows, i, 3);
+	}
+	llmb_sql_done(rows);
+	return results;
+}
+
+void
+llmb_store_renew_prompt(int64 job, int ordinal, const char *prompt, int64 hash)
+{
+	llmb_sql_run("UPDATE llm_batch.prompt SET prompt = $3 WHERE job_id = $1 AND ordinal = $2",
+				 "lit", job, ordinal, prompt);
+	llmb_sql_run("UPDATE llm_batch.item SET prompt_hash = $3 WHERE job_id = $1 AND ordinal = $2",
+				 "lil", job, ordinal, hash);
+}
+
 /* ---- appending ---- */
 
 static void

@@ -27,6 +27,7 @@
 #include "template.h"
 
 PG_FUNCTION_INFO_V1(llmb_render_sql);
+PG_FUNCTION_INFO_V1(llmb_prompt_text);
 PG_FUNCTION_INFO_V1(llmb_prompt_hash);
 
 typedef struct LlmbTemplatePart
@@ -379,6 +380,43 @@ cached_renderer(FunctionCallInfo fcinfo)
 	return fcinfo->flinfo->fn_extra;
 }
 
+/* The prompt from the template (argument 0) and its columns' values. */
+static void
+render_arguments(FunctionCallInfo fcinfo, StringInfo out)
+{
+	LlmbRenderer *renderer;
+	Datum		values[FUNC_MAX_ARGS];
+	bool		nulls[FUNC_MAX_ARGS];
+
+	if (get_fn_expr_variadic(fcinfo->flinfo))
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("a VARIADIC array cannot be given"),
+				 errhint("Give the values one by one.")));
+	renderer = cached_renderer(fcinfo);
+	for (int c = 0; c < PG_NARGS() - 1; c++)
+	{
+		values[c] = PG_GETARG_DATUM(c + 1);
+		nulls[c] = PG_ARGISNULL(c + 1);
+	}
+	initStringInfo(out);
+	llmb_render(renderer, out, values, nulls);
+}
+
+/*
+ * llm_batch.prompt_text(template text, VARIADIC "any") returns text
+ */
+Datum
+llmb_prompt_text(PG_FUNCTION_ARGS)
+{
+	StringInfoData out;
+
+	if (PG_ARGISNULL(0))
+		PG_RETURN_NULL();
+	render_arguments(fcinfo, &out);
+	PG_RETURN_TEXT_P(cstring_to_text_with_len(out.data, out.len));
+}
+
 /*
  * llm_batch.prompt_hash(template text, VARIADIC "any") returns bigint
  *
@@ -387,26 +425,12 @@ cached_renderer(FunctionCallInfo fcinfo)
 Datum
 llmb_prompt_hash(PG_FUNCTION_ARGS)
 {
-	LlmbRenderer *renderer;
-	Datum		values[FUNC_MAX_ARGS];
-	bool		nulls[FUNC_MAX_ARGS];
 	StringInfoData out;
 	int64		hash;
 
 	if (PG_ARGISNULL(0))
 		PG_RETURN_NULL();
-	if (get_fn_expr_variadic(fcinfo->flinfo))
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("prompt_hash does not take a VARIADIC array")));
-	renderer = cached_renderer(fcinfo);
-	for (int c = 0; c < PG_NARGS() - 1; c++)
-	{
-		values[c] = PG_GETARG_DATUM(c + 1);
-		nulls[c] = PG_ARGISNULL(c + 1);
-	}
-	initStringInfo(&out);
-	llmb_render(renderer, &out, values, nulls);
+	render_arguments(fcinfo, &out);
 	hash = llmb_text_hash(out.data, out.len);
 	pfree(out.data);
 	PG_RETURN_INT64(hash);

@@ -12,7 +12,9 @@
  */
 #include "llm_batch.h"
 
+#include "access/htup_details.h"
 #include "access/xact.h"
+#include "catalog/pg_database.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
@@ -23,6 +25,7 @@
 #include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
+#include "utils/syscache.h"
 #include "utils/timestamp.h"
 
 #include "call.h"
@@ -82,6 +85,23 @@ extension_is_here(void)
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(before);
 	return here;
+}
+
+/* A template must stay free of connections, so that it can be copied. */
+static bool
+database_is_template(void)
+{
+	HeapTuple	tuple;
+	bool		template;
+
+	SetCurrentStatementStartTimestamp();
+	StartTransactionCommand();
+	tuple = SearchSysCache1(DATABASEOID, ObjectIdGetDatum(MyDatabaseId));
+	template = HeapTupleIsValid(tuple) && ((Form_pg_database) GETSTRUCT(tuple))->datistemplate;
+	if (HeapTupleIsValid(tuple))
+		ReleaseSysCache(tuple);
+	CommitTransactionCommand();
+	return template;
 }
 
 static void
@@ -202,6 +222,8 @@ llmb_worker_main(Datum arg)
 	pin_settings();
 	if (!extension_is_here())
 		leave(false);
+	if (database_is_template())
+		leave(true);
 	if (!llmb_turn_only_worker() || !llmb_enabled)
 		leave(true);
 	llmb_worker_arrives();

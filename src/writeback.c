@@ -62,7 +62,9 @@ typedef struct Slice
 	char	   *update;			/* SQL texts */
 	char	   *lock;
 	char	   *look;
+	char	   *read;
 	TimestampTz deadline;		/* of the whole call */
+	MemoryContext context;		/* the caller's */
 } Slice;
 
 /* ---- SQL ---- */
@@ -124,19 +126,19 @@ append_match(StringInfo sql, const LlmbJobDef *def)
 						 quote_identifier(def->key_columns[i]), i);
 }
 
-/* The hash of the prompt as the row would give it now. */
+/* The prompt, or its hash, as the row would give it now. */
 static void
-append_hash(StringInfo sql, const LlmbJobDef *def)
+append_prompt(StringInfo sql, const LlmbJobDef *def, const char *function, const char *constant)
 {
 	LlmbTemplate *template = llmb_template_parse(def->prompt);
 
-	/* a prompt that reads no column cannot become stale */
+	/* a prompt that reads no column is always the same */
 	if (template->column_count == 0)
 	{
-		appendStringInfoString(sql, "u.h");
+		appendStringInfoString(sql, constant);
 		return;
 	}
-	appendStringInfoString(sql, "llm_batch.prompt_hash($3");
+	appendStringInfo(sql, "llm_batch.%s($3", function);
 	for (int i = 0; i < template->column_count; i++)
 		appendStringInfo(sql, ", t.%s", quote_identifier(template->columns[i]));
 	appendStringInfoString(sql, ")");
@@ -158,7 +160,7 @@ build_sql(Slice *slice, Oid relid)
 	appendStringInfoString(&sql, " WHERE ");
 	append_match(&sql, def);
 	appendStringInfoString(&sql, " AND ");
-	append_hash(&sql, def);
+	append_prompt(&sql, def, "prompt_hash", "u.h");
 	appendStringInfoString(&sql, " = u.h RETURNING u.n");
 	slice->update = sql.data;
 
@@ -172,12 +174,21 @@ build_sql(Slice *slice, Oid relid)
 
 	initStringInfo(&sql);
 	appendStringInfoString(&sql, "SELECT u.n, ");
-	append_hash(&sql, def);
+	append_prompt(&sql, def, "prompt_hash", "u.h");
 	appendStringInfo(&sql, " = u.h FROM %s AS t, ", table);
 	append_input(&sql, def, relid);
 	appendStringInfoString(&sql, " WHERE ");
 	append_match(&sql, def);
 	slice->look = sql.data;
+
+	initStringInfo(&sql);
+	appendStringInfoString(&sql, "SELECT u.n, ");
+	append_prompt(&sql, def, "prompt_text", "$3");
+	appendStringInfo(&sql, " FROM %s AS t, ", table);
+	append_input(&sql, def, relid);
+	appendStringInfoString(&sql, " WHERE ");
+	append_match(&sql, def);
+	slice->read = sql.data;
 }
 
 /* ---- becoming the owner ---- */
@@ -362,10 +373,25 @@ settle_missing(const Slice *slice, const int *which, int count)
 	}
 }
 
+/* Column 2 of the rows that are there, into the caller's memory. */
+static void
+read_rows(const Slice *slice, const int *which, int count)
+{
+	execute(slice, slice->read, which, count);
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		char	   *prompt = SPI_getvalue(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 2);
+
+		slice->writes[which[result_position(i, count)]].reason =
+			prompt ? MemoryContextStrdup(slice->context, prompt) : NULL;
+	}
+}
+
 typedef enum TryKind
 {
 	TRY_HOPEFUL,				/* straight UPDATE under a short lock_timeout */
-	TRY_LOCKED					/* SKIP LOCKED first */
+	TRY_LOCKED,					/* SKIP LOCKED first */
+	TRY_READ					/* read the prompts, write nothing */
 } TryKind;
 
 static void
@@ -385,7 +411,9 @@ try_inside(const Slice *slice, TryKind kind, const int *which, int count)
 		PopActiveSnapshot();
 		PushActiveSnapshot(GetTransactionSnapshot());
 	}
-	if (got > 0)
+	if (kind == TRY_READ)
+		read_rows(slice, which, count);
+	else if (got > 0)
 		update_rows(slice, kind == TRY_LOCKED ? locked : which, got);
 	PopActiveSnapshot();
 	become_self(&was);
@@ -531,23 +559,20 @@ write_slice(const Slice *slice, const int *which, int count, bool *out_of_time)
 		set_all(slice, which, count, LLMB_ROW_REFUSED, message);
 }
 
-void
-llmb_write_back(const LlmbJobDef *def, Oid owner, LlmbWrite *writes, int count)
+/* False when table or columns are not there any more; then all are refused. */
+static bool
+begin_slice(Slice *slice, const int *which, int count)
 {
-	Slice		slice = {.def = def, .owner = owner, .writes = writes};
+	const LlmbJobDef *def = slice->def;
 	Oid			schema = get_namespace_oid(def->source_schema, true);
 	Oid			relid = OidIsValid(schema) ? get_relname_relid(def->source_table, schema) : InvalidOid;
-	int		   *which = palloc(sizeof(int) * Max(count, 1));
-	bool		out_of_time = false;
 
-	for (int i = 0; i < count; i++)
-		which[i] = i;
 	if (!OidIsValid(relid))
 	{
-		set_all(&slice, which, count, LLMB_ROW_REFUSED,
+		set_all(slice, which, count, LLMB_ROW_REFUSED,
 				psprintf("table %s does not exist any more",
 						 quote_qualified_identifier(def->source_schema, def->source_table)));
-		return;
+		return false;
 	}
 	for (int i = 0; i < def->key_count + def->target_count; i++)
 	{
@@ -555,20 +580,55 @@ llmb_write_back(const LlmbJobDef *def, Oid owner, LlmbWrite *writes, int count)
 
 		if (get_attnum(relid, column) == InvalidAttrNumber)
 		{
-			set_all(&slice, which, count, LLMB_ROW_REFUSED,
+			set_all(slice, which, count, LLMB_ROW_REFUSED,
 					psprintf("column \"%s\" does not exist any more", column));
-			return;
+			return false;
 		}
 	}
 	/* LOCK TABLE or DDL of somebody: not now */
 	if (!ConditionalLockRelationOid(relid, RowExclusiveLock))
 	{
-		set_all(&slice, which, count, LLMB_ROW_LATER, NULL);
-		return;
+		set_all(slice, which, count, LLMB_ROW_LATER, NULL);
+		return false;
 	}
-	slice.deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), llmb_write_back_timeout_ms);
-	build_sql(&slice, relid);
+	slice->context = CurrentMemoryContext;
+	slice->deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), llmb_write_back_timeout_ms);
+	build_sql(slice, relid);
 	/* a deferred trigger could not fire in a restricted operation at commit */
 	AfterTriggerSetState(&(ConstraintsSetStmt) {.type = T_ConstraintsSetStmt, .constraints = NIL, .deferred = false});
-	write_slice(&slice, which, count, &out_of_time);
+	return true;
+}
+
+static int *
+all_of_them(int count)
+{
+	int		   *which = palloc(sizeof(int) * Max(count, 1));
+
+	for (int i = 0; i < count; i++)
+		which[i] = i;
+	return which;
+}
+
+void
+llmb_write_back(const LlmbJobDef *def, Oid owner, LlmbWrite *writes, int count)
+{
+	Slice		slice = {.def = def, .owner = owner, .writes = writes};
+	int		   *which = all_of_them(count);
+	bool		out_of_time = false;
+
+	if (count > 0 && begin_slice(&slice, which, count))
+		write_slice(&slice, which, count, &out_of_time);
+}
+
+void
+llmb_read_prompts(const LlmbJobDef *def, Oid owner, LlmbWrite *writes, int count)
+{
+	Slice		slice = {.def = def, .owner = owner, .writes = writes};
+	int		   *which = all_of_them(count);
+	char	   *message;
+
+	if (count > 0 && begin_slice(&slice, which, count) &&
+		try_slice(&slice, TRY_READ, which, count, &message) == 0)
+		return;
+	set_all(&slice, which, count, LLMB_ROW_LATER, NULL);
 }

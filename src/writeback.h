@@ -41,4 +41,10 @@ typedef struct LlmbWrite
  */
 extern void llmb_write_back(const LlmbJobDef *def, Oid owner, LlmbWrite *writes, int count);
 
+/*
+ * Renders the prompts of these rows anew, as the owner: fills "reason" with
+ * the prompt (palloc'd), NULL where the row is gone or cannot be read.
+ */
+extern void llmb_read_prompts(const LlmbJobDef *def, Oid owner, LlmbWrite *writes, int count);
+
 #endif							/* LLMB_WRITEBACK_H */
