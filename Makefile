@@ -20,6 +20,7 @@ OBJS = \
 	src/probe.o \
 	src/provider_mock.o \
 	src/provider_openai.o \
+	src/replies.o \
 	src/request.o \
 	src/results.o \
 	src/shmem.o \

@@ -1,8 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * flight.c
- *		One batch's way: what is done in each state, and what its replies
- *		mean.
+ *		One batch's way: what is done in each state.  What the replies mean
+ *		stands in replies.c.
  *
  * Every step commits what it is about to do before it does it, where that
  * costs money, and what has come of it afterwards.  What a crash can leave
@@ -33,33 +33,21 @@
 #include "request.h"
 #include "turn.h"
 
-/* How far clocks may be apart when listings are read back to an intent. */
-#define CLOCK_SKEW_S	300
 /* Lines that the in-process provider answers in one step. */
 #define IN_PROCESS_LINES 500
 /* A result file that has fewer lines than the provider counts is read again. */
 #define MAX_REREADS		3
 
-/* What a step stands on; in the current memory context. */
-typedef struct Ground
-{
-	LlmbServer *server;
-	LlmbJob    *job;
-	Oid			owner;
-	char	   *key;
-	char	   *model;			/* UTF-8: calls start outside of turns, where nothing converts */
-} Ground;
-
 /* ---- small things ---- */
 
-static void
-wait_ms(LlmbFlight *flight, int64 ms)
+void
+llmb_flight_wait(LlmbFlight *flight, int64 ms)
 {
 	flight->next_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), ms);
 }
 
-static int64
-back_off_ms(LlmbFlight *flight, const LlmbServer *server, int64 asked_ms)
+int64
+llmb_flight_back_off(LlmbFlight *flight, const LlmbServer *server, int64 asked_ms)
 {
 	int64		ms;
 
@@ -70,22 +58,22 @@ back_off_ms(LlmbFlight *flight, const LlmbServer *server, int64 asked_ms)
 }
 
 /* A string that lives as long as the flight. */
-static char *
-keep(LlmbFlight *flight, const char *text)
+char *
+llmb_flight_keep(LlmbFlight *flight, const char *text)
 {
 	return text ? MemoryContextStrdup(flight->context, text) : NULL;
 }
 
-static int64
-epoch_ms(TimestampTz when)
+int64
+llmb_epoch_ms(TimestampTz when)
 {
 	return when ? (int64) (when / 1000) +
 		((int64) (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE)) * SECS_PER_DAY * 1000 : 0;
 }
 
 /* In a turn: the one place where a batch's state changes. */
-static void
-become(LlmbFlight *flight, LlmbBatchState state)
+void
+llmb_flight_become(LlmbFlight *flight, LlmbBatchState state)
 {
 	LlmbBatchState was = flight->row->state;
 
@@ -97,14 +85,11 @@ become(LlmbFlight *flight, LlmbBatchState state)
 	flight->tries = state == was ? flight->tries : 0;
 }
 
-#define say(flight, kind, ...) \
-	llmb_store_event((flight)->row->job, (flight)->row->id, kind, __VA_ARGS__)
-
 /* ---- the ground ---- */
 
 /* In a turn. */
-static LlmbJob *
-its_job(const LlmbFlight *flight)
+LlmbJob *
+llmb_flight_job(const LlmbFlight *flight)
 {
 	LlmbJob    *job = llmb_store_job(flight->row->job);
 
@@ -114,19 +99,19 @@ its_job(const LlmbFlight *flight)
 }
 
 /* In a turn: spending stops until somebody resumes the job. */
-static void
-pause_job(LlmbFlight *flight, const LlmbJob *job, const char *reason)
+void
+llmb_flight_pause(LlmbFlight *flight, const LlmbJob *job, const char *reason)
 {
 	if (strcmp(job->state, "waiting") == 0 || strcmp(job->state, "running") == 0)
 	{
 		llmb_store_job_state(job->id, "paused", reason);
-		say(flight, "paused", "%s", reason);
+		llmb_flight_say(flight, "paused", "%s", reason);
 	}
-	wait_ms(flight, 60000);
+	llmb_flight_wait(flight, 60000);
 }
 
 static const char *
-find_ground(LlmbFlight *flight, Ground *ground)
+find_ground(LlmbFlight *flight, LlmbGround *ground)
 {
 	const LlmbServer *server;
 	bool		missing;
@@ -156,28 +141,28 @@ find_ground(LlmbFlight *flight, Ground *ground)
  * next look is set, and the job tells why.
  */
 static bool
-stand(LlmbFlight *flight, Ground *ground, bool spending)
+stand(LlmbFlight *flight, LlmbGround *ground, bool spending)
 {
 	const char *reason;
 
-	memset(ground, 0, sizeof(Ground));
-	ground->job = its_job(flight);
+	memset(ground, 0, sizeof(LlmbGround));
+	ground->job = llmb_flight_job(flight);
 	if (!ground->job->ours)
 	{
 		flight->abandoned = strcmp(ground->job->state, "cancelling") == 0;
 		/* a copy leaves the provider to its original, until it is resumed */
-		wait_ms(flight, flight->abandoned ? 0 : 60000);
+		llmb_flight_wait(flight, flight->abandoned ? 0 : 60000);
 		return false;
 	}
 	reason = find_ground(flight, ground);
 	if (reason)
 	{
-		pause_job(flight, ground->job, reason);
+		llmb_flight_pause(flight, ground->job, reason);
 		return false;
 	}
 	if (spending && strcmp(ground->job->state, "paused") == 0)
 	{
-		wait_ms(flight, 60000);
+		llmb_flight_wait(flight, 60000);
 		return false;
 	}
 	return true;
@@ -186,7 +171,7 @@ stand(LlmbFlight *flight, Ground *ground, bool spending)
 /* ---- calls ---- */
 
 static void
-fill_ref(const LlmbFlight *flight, const Ground *ground, LlmbBatchRef *ref)
+fill_ref(const LlmbFlight *flight, const LlmbGround *ground, LlmbBatchRef *ref)
 {
 	const LlmbBatchRow *row = flight->row;
 	const LlmbServer *server = ground->server;
@@ -208,15 +193,15 @@ fill_ref(const LlmbFlight *flight, const Ground *ground, LlmbBatchRef *ref)
 	ref->cursor = flight->cursor;
 	ref->item_count = row->item_count;
 	ref->file_bytes = row->file_bytes;
-	ref->created_ms = epoch_ms(row->submitted_at);
-	ref->cancelled_ms = epoch_ms(row->cancelled_at);
+	ref->created_ms = llmb_epoch_ms(row->submitted_at);
+	ref->cancelled_ms = llmb_epoch_ms(row->cancelled_at);
 	ref->latency_ms = server->latency_ms;
 	ref->failure_rate = server->failure_rate;
 	ref->seed = server->seed;
 }
 
 static bool
-start_call(LlmbFlight *flight, const Ground *ground, LlmbVerb verb)
+start_call(LlmbFlight *flight, const LlmbGround *ground, LlmbVerb verb)
 {
 	LlmbBatchRef ref;
 
@@ -228,7 +213,7 @@ start_call(LlmbFlight *flight, const Ground *ground, LlmbVerb verb)
 static void
 simple_call(LlmbFlight *flight, LlmbVerb verb, const char *doing)
 {
-	Ground		ground;
+	LlmbGround		ground;
 	bool		ready;
 
 	llmb_turn_begin(doing);
@@ -243,7 +228,7 @@ simple_call(LlmbFlight *flight, LlmbVerb verb, const char *doing)
 typedef struct Spooling
 {
 	LlmbFlight *flight;
-	const Ground *ground;
+	const LlmbGround *ground;
 	LlmbJobDef *def;
 	StringInfoData line;
 } Spooling;
@@ -265,7 +250,7 @@ spool_prompt(const LlmbPrompt *prompt, void *arg)
 
 /* In a turn: the file of a planned batch again, after a restart. */
 static void
-spool_again(LlmbFlight *flight, const Ground *ground)
+spool_again(LlmbFlight *flight, const LlmbGround *ground)
 {
 	Spooling	spooling = {.flight = flight, .ground = ground};
 
@@ -278,8 +263,8 @@ spool_again(LlmbFlight *flight, const Ground *ground)
 	flight->row->file_bytes = llmb_spool_bytes(flight->spool);
 }
 
-static void
-drop_spool(LlmbFlight *flight)
+void
+llmb_flight_drop_spool(LlmbFlight *flight)
 {
 	llmb_spool_free(flight->spool);
 	flight->spool = NULL;
@@ -298,11 +283,11 @@ cancel_unsent(LlmbFlight *flight)
 	else
 		delta.failed = flight->row->item_count;
 	llmb_call_drop(&flight->party);
-	become(flight, LLMB_CANCELLED);
+	llmb_flight_become(flight, LLMB_CANCELLED);
 	llmb_store_end_unsent(flight->row, flight->cancel_code);
 	llmb_store_count(flight->row->job, &delta);
-	say(flight, "cancelled", "%s before it was sent", llmb_code_name(flight->cancel_code));
-	drop_spool(flight);
+	llmb_flight_say(flight, "cancelled", "%s before it was sent", llmb_code_name(flight->cancel_code));
+	llmb_flight_drop_spool(flight);
 }
 
 /*
@@ -312,12 +297,12 @@ cancel_unsent(LlmbFlight *flight)
 static void
 create(LlmbFlight *flight)
 {
-	Ground		ground;
+	LlmbGround		ground;
 	bool		ready;
 
 	if (llmb_create_in_flight(flight))
 	{
-		wait_ms(flight, 200);
+		llmb_flight_wait(flight, 200);
 		return;
 	}
 	llmb_turn_begin("submitting a batch");
@@ -332,7 +317,7 @@ create(LlmbFlight *flight)
 	{
 		flight->row->creates++;
 		flight->row->intent_at = GetCurrentTimestamp();
-		become(flight, LLMB_SUBMITTING);
+		llmb_flight_become(flight, LLMB_SUBMITTING);
 		flight->fresh_intent = true;
 	}
 	llmb_turn_commit();
@@ -343,7 +328,7 @@ create(LlmbFlight *flight)
 static void
 upload(LlmbFlight *flight)
 {
-	Ground		ground;
+	LlmbGround		ground;
 	bool		ready;
 
 	llmb_turn_begin("preparing a request file");
@@ -357,7 +342,7 @@ upload(LlmbFlight *flight)
 	if (ready && flight->row->remote_input == NULL)
 	{
 		spool_again(flight, &ground);
-		become(flight, LLMB_UPLOADING);
+		llmb_flight_become(flight, LLMB_UPLOADING);
 	}
 	llmb_turn_commit();
 	if (ready && (flight->row->remote_input || !start_call(flight, &ground, LLMB_CALL_UPLOAD)))
@@ -373,8 +358,8 @@ submit_again(LlmbFlight *flight)
 		return;
 	}
 	llmb_turn_begin("looking for a batch");
-	become(flight, LLMB_VERIFYING);
-	say(flight, "verifying", "the worker stopped while the batch was being created: looking for it at the provider");
+	llmb_flight_become(flight, LLMB_VERIFYING);
+	llmb_flight_say(flight, "verifying", "the worker stopped while the batch was being created: looking for it at the provider");
 	llmb_turn_commit();
 }
 
@@ -383,7 +368,7 @@ submit_again(LlmbFlight *flight)
 static void
 check_timeout(LlmbFlight *flight)
 {
-	Ground		ground;
+	LlmbGround		ground;
 
 	if (flight->cancel || flight->row->state != LLMB_IN_PROGRESS)
 		return;
@@ -391,9 +376,9 @@ check_timeout(LlmbFlight *flight)
 	if (stand(flight, &ground, false) &&
 		GetCurrentTimestamp() > TimestampTzPlusMilliseconds(flight->row->submitted_at, ground.server->batch_timeout_ms))
 	{
-		flight->row->error_code = keep(flight, llmb_code_name(LLMB_TIMEOUT));
-		become(flight, LLMB_IN_PROGRESS);
-		say(flight, "timeout", "not ended within batch_timeout: it is being cancelled, what is finished is kept");
+		flight->row->error_code = llmb_flight_keep(flight, llmb_code_name(LLMB_TIMEOUT));
+		llmb_flight_become(flight, LLMB_IN_PROGRESS);
+		llmb_flight_say(flight, "timeout", "not ended within batch_timeout: it is being cancelled, what is finished is kept");
 		llmb_flight_cancel(flight, LLMB_TIMEOUT);
 	}
 	llmb_turn_commit();
@@ -402,7 +387,7 @@ check_timeout(LlmbFlight *flight)
 static void
 poll_or_cancel(LlmbFlight *flight)
 {
-	Ground		ground;
+	LlmbGround		ground;
 	bool		ready;
 
 	check_timeout(flight);
@@ -417,12 +402,12 @@ poll_or_cancel(LlmbFlight *flight)
 	{
 		flight->row->cancelled_at = GetCurrentTimestamp();
 		flight->cancel_sent = true;
-		become(flight, LLMB_CANCELLING);
-		say(flight, "cancelling", "the provider was asked to cancel the batch");
+		llmb_flight_become(flight, LLMB_CANCELLING);
+		llmb_flight_say(flight, "cancelling", "the provider was asked to cancel the batch");
 	}
 	llmb_turn_commit();
 	if (ready && !start_call(flight, &ground, LLMB_CALL_CANCEL))
-		wait_ms(flight, ground.server->poll_min_ms);
+		llmb_flight_wait(flight, ground.server->poll_min_ms);
 }
 
 /* ---- fetching ---- */
@@ -436,8 +421,8 @@ begin_fetching(LlmbFlight *flight)
 
 	llmb_turn_begin("beginning to fetch results");
 	if (flight->row->state == LLMB_ENDED)
-		become(flight, LLMB_FETCHING);
-	job = its_job(flight);
+		llmb_flight_become(flight, LLMB_FETCHING);
+	job = llmb_flight_job(flight);
 	if (flight->intake_context == NULL)
 		flight->intake_context = AllocSetContextCreate(flight->context, "llm_batch intake", ALLOCSET_SMALL_SIZES);
 	MemoryContextReset(flight->intake_context);
@@ -450,7 +435,7 @@ begin_fetching(LlmbFlight *flight)
 	intake->seen = palloc0(sizeof(bool) * Max(flight->row->item_count, 1));
 	MemoryContextSwitchTo(old);
 	if (intake->server == NULL || intake->server->provider == NULL)
-		pause_job(flight, job, psprintf("server \"%s\" does not exist any more", flight->row->server));
+		llmb_flight_pause(flight, job, psprintf("server \"%s\" does not exist any more", flight->row->server));
 	else
 	{
 		intake->free = intake->server->provider->answer != NULL;
@@ -499,7 +484,7 @@ decide_lost(LlmbFlight *flight)
 
 	llmb_turn_begin("recording lost answers");
 	llmb_store_count(flight->row->job, &delta);
-	say(flight, "unanswered", "the provider counts %d items as run, its files have %d; unanswered: %d%s",
+	llmb_flight_say(flight, "unanswered", "the provider counts %d items as run, its files have %d; unanswered: %d%s",
 		flight->row->done + flight->row->failed, intake->seen_count, missing,
 		intake->server->resend_unanswered ? ", sent again and perhaps paid twice (on_unanswered)" : "");
 	llmb_turn_commit();
@@ -534,23 +519,23 @@ static void
 finalize(LlmbFlight *flight)
 {
 	const char *end = flight->row->remote_end ? flight->row->remote_end : "ended";
-	Ground		ground = {0};
+	LlmbGround		ground = {0};
 	bool		clean;
 
 	decide_missing(flight);
 	llmb_turn_begin("finalizing a batch");
-	become(flight, strcmp(end, "failed") == 0 ? LLMB_FAILED :
+	llmb_flight_become(flight, strcmp(end, "failed") == 0 ? LLMB_FAILED :
 		   strcmp(end, "cancelled") == 0 ? LLMB_CANCELLED : LLMB_FINALIZED);
 	if (flight->intake.strange_lines > 0)
-		say(flight, "strange_lines", "%d lines of the result files belong to no item, or to one that had its line",
+		llmb_flight_say(flight, "strange_lines", "%d lines of the result files belong to no item, or to one that had its line",
 			flight->intake.strange_lines);
-	say(flight, llmb_batch_state_name(flight->row->state), "every item of the batch is decided");
+	llmb_flight_say(flight, llmb_batch_state_name(flight->row->state), "every item of the batch is decided");
 	if (llmb_keep_prompts == LLMB_KEEP_JOB)
 		llmb_store_purge_prompts(flight->row->id, flight->intake.answered == flight->row->item_count);
-	ground.job = its_job(flight);
+	ground.job = llmb_flight_job(flight);
 	clean = ground.job->ours && find_ground(flight, &ground) == NULL;
 	llmb_turn_commit();
-	drop_spool(flight);
+	llmb_flight_drop_spool(flight);
 	if (clean && flight->row->remote_input)
 		(void) start_call(flight, &ground, LLMB_CALL_DELETE_FILE);
 }
@@ -563,7 +548,7 @@ fetch_in_process(LlmbFlight *flight)
 	bool		begin = flight->spool == NULL || flight->part == 0;
 	StringInfoData out;
 	LlmbBatchRef ref;
-	Ground		ground;
+	LlmbGround		ground;
 	bool		ready;
 	char	   *line = NULL;
 	size_t		len;
@@ -623,7 +608,7 @@ fetch(LlmbFlight *flight)
 		/* a file may be short without an error of HTTP: read it again */
 		flight->rereads++;
 		flight->part = 0;
-		wait_ms(flight, llmb_backoff_ms(flight->rereads, flight->intake.server->retry_base_ms,
+		llmb_flight_wait(flight, llmb_backoff_ms(flight->rereads, flight->intake.server->retry_base_ms,
 										flight->intake.server->retry_max_ms, 0.5));
 	}
 	else
@@ -638,11 +623,11 @@ static void
 abandon(LlmbFlight *flight)
 {
 	llmb_turn_begin("ending a copied batch");
-	flight->row->remote_end = keep(flight, "cancelled");
+	flight->row->remote_end = llmb_flight_keep(flight, "cancelled");
 	flight->row->done = flight->row->failed = 0;
 	if (flight->row->state != LLMB_ENDED && flight->row->state != LLMB_FETCHING)
-		become(flight, LLMB_ENDED);
-	say(flight, "cancelled", "ended in this copy only; the original's batch goes on at the provider");
+		llmb_flight_become(flight, LLMB_ENDED);
+	llmb_flight_say(flight, "cancelled", "ended in this copy only; the original's batch goes on at the provider");
 	llmb_turn_commit();
 	begin_fetching(flight);
 	if (flight->intake.server && flight->intake.server->provider)
@@ -689,424 +674,7 @@ llmb_flight_step(LlmbFlight *flight)
 	}
 }
 
-/* ---- replies ---- */
-
-/* What happened, in words that quote neither key nor prompt. */
-static char *
-in_words(const LlmbEnding *ending)
-{
-	if (ending->wire != LLMB_WIRE_OK)
-		return pstrdup(ending->error);
-	if (ending->reply.code)
-		return psprintf("HTTP %d, %s", ending->status, ending->reply.code);
-	return psprintf("HTTP %d", ending->status);
-}
-
-/* In a turn: the call comes again after a wait. */
-static void
-try_later(LlmbFlight *flight, const LlmbEnding *ending, const LlmbServer *server, const char *what)
-{
-	int64		ms = back_off_ms(flight, server, ending->reply.retry_after_ms);
-
-	say(flight, "retry", "%s did not succeed (%s), try %d; the next in %.1f s",
-		what, in_words(ending), flight->tries, ms / 1000.0);
-	wait_ms(flight, ms);
-}
-
-/* In a turn: refused as a whole; the items are decided by the coming steps. */
-static void
-fail_batch(LlmbFlight *flight, LlmbCode code, const char *why)
-{
-	flight->row->remote_end = keep(flight, "failed");
-	flight->row->error_code = keep(flight, llmb_code_name(code));
-	flight->row->reason = keep(flight, why);
-	flight->row->ended_at = GetCurrentTimestamp();
-	become(flight, LLMB_ENDED);
-	say(flight, "refused", "the batch failed as a whole: %s", why);
-}
-
-/* In a turn: faults that upload and create share.  Nothing was created. */
-static void
-refused(LlmbFlight *flight, const LlmbEnding *ending, const Ground *ground, const char *what)
-{
-	switch (ending->reply.fault)
-	{
-		case LLMB_FAULT_KEY:
-		case LLMB_FAULT_QUOTA:
-			become(flight, LLMB_PLANNED);
-			pause_job(flight, ground->job,
-					  psprintf("%s: the provider refused %s (%s)",
-							   ending->reply.fault == LLMB_FAULT_KEY ? "auth" : "quota", what, in_words(ending)));
-			break;
-		case LLMB_FAULT_TOO_LARGE:
-			fail_batch(flight, LLMB_TOO_LARGE, in_words(ending));
-			break;
-		case LLMB_FAULT_GONE:
-		case LLMB_FAULT_REQUEST:
-			fail_batch(flight, LLMB_INVALID_REQUEST, in_words(ending));
-			break;
-		default:
-			try_later(flight, ending, ground->server, what);
-	}
-}
-
-static void
-upload_ended(LlmbFlight *flight, const LlmbEnding *ending, const Ground *ground)
-{
-	if (ending->wire != LLMB_WIRE_OK)
-		try_later(flight, ending, ground->server, "the upload");
-	else if (ending->reply.fault == LLMB_FAULT_NONE && ending->reply.file_id)
-	{
-		flight->row->remote_input = keep(flight, ending->reply.file_id);
-		become(flight, LLMB_PLANNED);
-		say(flight, "uploaded", "request file uploaded as %s", ending->reply.file_id);
-		drop_spool(flight);
-	}
-	else
-		refused(flight, ending, ground, "the upload");
-}
-
-/*
- * In a turn.  "No such thing" is believed when it was said three times, and
- * for longer than a new thing may take to appear.  Then it is final: the
- * items may have been run and paid, so sending them again is for a person to
- * decide.
- */
-static void
-gone(LlmbFlight *flight, const LlmbEnding *ending, const LlmbServer *server, const char *what)
-{
-	const char *why = psprintf("the provider does not know the %s any more (%s)", what, in_words(ending));
-
-	if (flight->gone++ == 0)
-		flight->gone_since = GetCurrentTimestamp();
-	if (flight->gone < 3 ||
-		GetCurrentTimestamp() < TimestampTzPlusMilliseconds(flight->gone_since, server->settle_time_ms))
-	{
-		try_later(flight, ending, server, psprintf("asking for the %s", what));
-		return;
-	}
-	if (flight->row->state != LLMB_FETCHING)
-	{
-		fail_batch(flight, LLMB_PROVIDER_ERROR, why);
-		return;
-	}
-	flight->row->remote_end = keep(flight, "failed");
-	flight->row->error_code = keep(flight, llmb_code_name(LLMB_PROVIDER_ERROR));
-	flight->row->reason = keep(flight, why);
-	become(flight, LLMB_FETCHING);
-	say(flight, "gone", "%s", why);
-}
-
-/* In a turn: the batch is there, and this is its id. */
-static void
-adopt(LlmbFlight *flight, const char *id, const char *how)
-{
-	flight->row->remote_id = keep(flight, id);
-	flight->row->submitted_at = flight->row->intent_at ? flight->row->intent_at : GetCurrentTimestamp();
-	flight->listings = 0;
-	flight->cursor = NULL;
-	become(flight, LLMB_IN_PROGRESS);
-	say(flight, "submitted", "%s as %s", how, id);
-}
-
-static void
-create_ended(LlmbFlight *flight, const LlmbEnding *ending, const Ground *ground)
-{
-	if (ending->wire == LLMB_WIRE_NOT_SENT)
-		try_later(flight, ending, ground->server, "creating the batch");
-	else if (ending->wire == LLMB_WIRE_OK && ending->reply.fault == LLMB_FAULT_NONE && ending->reply.batch.id)
-		adopt(flight, ending->reply.batch.id, "the provider took the batch");
-	else if (ending->wire == LLMB_WIRE_OK && ending->status >= 400 && ending->status < 500 &&
-			 ending->status != 408 && ending->status != 409)
-		refused(flight, ending, ground, "creating the batch");
-	else
-	{
-		/* it may have been created all the same: never send it twice */
-		become(flight, LLMB_VERIFYING);
-		say(flight, "verifying", "creating the batch was not answered (%s): looking for it at the provider",
-			in_words(ending));
-		wait_ms(flight, back_off_ms(flight, ground->server, ending->reply.retry_after_ms));
-	}
-}
-
-/* In a turn: not in this listing.  Twice so, the second time late: absent. */
-static void
-not_listed(LlmbFlight *flight, const Ground *ground)
-{
-	TimestampTz certain = TimestampTzPlusMilliseconds(flight->row->intent_at,
-													  ground->server->request_timeout_ms + ground->server->settle_time_ms);
-
-	flight->cursor = NULL;
-	if (++flight->listings >= 2 && GetCurrentTimestamp() >= certain)
-	{
-		flight->listings = 0;
-		become(flight, LLMB_PLANNED);
-		say(flight, "absent", "two complete listings do not show the batch: it is sent anew");
-	}
-	else if (GetCurrentTimestamp() >= certain)
-		wait_ms(flight, ground->server->poll_min_ms);
-	else
-	{
-		/* it may only be slow to appear: look again, ever more seldom */
-		wait_ms(flight, back_off_ms(flight, ground->server, ground->server->poll_min_ms));
-		flight->next_at = Min(flight->next_at, certain);
-	}
-}
-
-static const LlmbRemoteBatch *
-find_listed(const LlmbFlight *flight, const LlmbReply *reply, bool *past)
-{
-	char	   *label = psprintf("%s_%d", flight->row->token, flight->row->creates);
-	int64		oldest = epoch_ms(flight->row->intent_at) / 1000 - CLOCK_SKEW_S;
-
-	for (int i = 0; i < reply->listed_count; i++)
-	{
-		const LlmbRemoteBatch *listed = &reply->listed[i];
-
-		if (listed->token && strcmp(listed->token, label) == 0)
-			return listed;
-		if (listed->created_s > 0 && listed->created_s < oldest)
-			*past = true;
-	}
-	return NULL;
-}
-
-static void
-list_ended(LlmbFlight *flight, const LlmbEnding *ending, const Ground *ground)
-{
-	const LlmbRemoteBatch *found;
-	bool		past = false;
-
-	if (ending->wire != LLMB_WIRE_OK || ending->reply.fault != LLMB_FAULT_NONE)
-	{
-		flight->cursor = NULL;
-		try_later(flight, ending, ground->server, "listing batches");
-		return;
-	}
-	found = find_listed(flight, &ending->reply, &past);
-	if (found)
-		adopt(flight, found->id, "found at the provider");
-	else if (!past && ending->reply.next_cursor)
-		flight->cursor = keep(flight, ending->reply.next_cursor);
-	else
-		not_listed(flight, ground);
-}
-
-/* In a turn. */
-static void
-still_running(LlmbFlight *flight, const LlmbRemoteBatch *remote, const LlmbServer *server, int64 asked_ms)
-{
-	LlmbBatchRow *row = flight->row;
-	int64		elapsed = (GetCurrentTimestamp() - row->submitted_at) / 1000;
-	int64		ms = llmb_poll_ms(elapsed, remote->done, remote->total, server->poll_min_ms, server->poll_max_ms,
-								  pg_prng_double(&pg_global_prng_state));
-
-	flight->tries = 0;
-	wait_ms(flight, Max(ms, asked_ms));
-	/* a cancel that was asked for meanwhile, or that never arrived */
-	if (row->state == LLMB_CANCELLING && remote->state == LLMB_REMOTE_RUNNING && !flight->cancel_sent)
-		become(flight, LLMB_IN_PROGRESS);
-	if (flight->cancel && row->state == LLMB_IN_PROGRESS)
-		wait_ms(flight, row->cancelled_at ? server->poll_min_ms : 0);
-	/* an UPDATE per poll would bloat the table: one per twentieth will do */
-	if (remote->done >= 0 && (remote->done + Max(remote->failed, 0) - row->done - row->failed) * 20 >= row->item_count)
-	{
-		row->done = remote->done;
-		row->failed = Max(remote->failed, 0);
-		become(flight, row->state);
-	}
-}
-
-/*
- * Ended with answers, but without their file: that file may be late.  True
- * when it is worth to wait.
- */
-static bool
-file_is_late(LlmbFlight *flight, const LlmbRemoteBatch *remote, const LlmbServer *server)
-{
-	if (remote->done <= 0 || remote->output != NULL || server->provider->answer)
-		return false;
-	if (flight->gone++ == 0)
-		flight->gone_since = GetCurrentTimestamp();
-	if (GetCurrentTimestamp() >= TimestampTzPlusMilliseconds(flight->gone_since, server->settle_time_ms))
-		return false;
-	wait_ms(flight, back_off_ms(flight, server, server->poll_min_ms));
-	return true;
-}
-
-/* In a turn: the provider has ended. */
-static void
-has_ended(LlmbFlight *flight, const LlmbRemoteBatch *remote)
-{
-	LlmbBatchRow *row = flight->row;
-	const char *end = remote->state == LLMB_REMOTE_EXPIRED ? "expired" :
-		remote->state == LLMB_REMOTE_CANCELLED ? "cancelled" : "ended";
-
-	row->remote_output = keep(flight, remote->output);
-	row->remote_errors = keep(flight, remote->errors);
-	row->remote_end = keep(flight, end);
-	row->ended_at = GetCurrentTimestamp();
-	if (remote->done >= 0)
-		row->done = remote->done;
-	if (remote->failed >= 0)
-		row->failed = remote->failed;
-	become(flight, LLMB_ENDED);
-	say(flight, end, "%s: %d done, %d failed",
-		remote->state == LLMB_REMOTE_EXPIRED ? "the batch expired at the provider" :
-		remote->state == LLMB_REMOTE_CANCELLED ? "the batch was cancelled at the provider" :
-		"the provider has ended the batch", row->done, row->failed);
-}
-
-static void
-note_bad_lines(LlmbFlight *flight, const LlmbRemoteBatch *remote)
-{
-	flight->judged = true;
-	flight->bad_line_count = remote->bad_line_count;
-	memcpy(flight->bad_lines, remote->bad_lines, sizeof(flight->bad_lines));
-}
-
-/* In a turn: the provider ran nothing of it. */
-static void
-has_failed(LlmbFlight *flight, const LlmbEnding *ending, const Ground *ground)
-{
-	const LlmbRemoteBatch *remote = &ending->reply.batch;
-	const char *code = ending->reply.code ? ending->reply.code : "no code given";
-
-	note_bad_lines(flight, remote);
-	if ((remote->fault == LLMB_FAULT_QUOTA || remote->fault == LLMB_FAULT_KEY) && !flight->cancel)
-	{
-		flight->row->remote_id = NULL;
-		become(flight, LLMB_PLANNED);
-		pause_job(flight, ground->job, psprintf("quota: the provider refused the batch (%s)", code));
-	}
-	else if (remote->fault == LLMB_FAULT_QUEUE_FULL && !flight->cancel)
-	{
-		int64		ms = Max(back_off_ms(flight, ground->server, -1), ground->server->poll_max_ms);
-
-		flight->row->remote_id = NULL;
-		become(flight, LLMB_PLANNED);
-		say(flight, "queue_full", "the provider's queue is full (%s); again in %.0f s", code, ms / 1000.0);
-		wait_ms(flight, ms);
-	}
-	else
-		fail_batch(flight, flight->cancel ? flight->cancel_code :
-				   remote->fault == LLMB_FAULT_TOO_LARGE ? LLMB_TOO_LARGE : LLMB_INVALID_REQUEST, code);
-}
-
-static void
-poll_ended(LlmbFlight *flight, const LlmbEnding *ending, const Ground *ground)
-{
-	const LlmbRemoteBatch *remote = &ending->reply.batch;
-	bool		answered = ending->wire == LLMB_WIRE_OK;
-
-	if (answered && ending->reply.fault == LLMB_FAULT_GONE)
-	{
-		gone(flight, ending, ground->server, "batch");
-		return;
-	}
-	if (answered && flight->row->state == LLMB_FETCHING)
-	{
-		note_bad_lines(flight, remote);
-		return;
-	}
-	if (answered && ending->reply.fault == LLMB_FAULT_NONE && remote->id)
-	{
-		switch (remote->state)
-		{
-			case LLMB_REMOTE_ENDED:
-			case LLMB_REMOTE_EXPIRED:
-			case LLMB_REMOTE_CANCELLED:
-				if (!file_is_late(flight, remote, ground->server))
-					has_ended(flight, remote);
-				break;
-			case LLMB_REMOTE_FAILED:
-				has_failed(flight, ending, ground);
-				break;
-			default:
-				flight->gone = 0;
-				still_running(flight, remote, ground->server, ending->reply.retry_after_ms);
-		}
-	}
-	else if (ending->reply.fault == LLMB_FAULT_KEY || ending->reply.fault == LLMB_FAULT_QUOTA)
-	{
-		pause_job(flight, ground->job, psprintf("auth: the provider refused a poll (%s)", in_words(ending)));
-		wait_ms(flight, Max(back_off_ms(flight, ground->server, -1), ground->server->poll_min_ms));
-	}
-	else
-		try_later(flight, ending, ground->server, "the poll");
-}
-
-static void
-cancel_ended(LlmbFlight *flight, const LlmbEnding *ending, const Ground *ground)
-{
-	/* refused means that it had ended: the poll tells */
-	if (ending->wire == LLMB_WIRE_OK && ending->status < 500 && ending->status != 429)
-		wait_ms(flight, ground->server->poll_min_ms);
-	else
-	{
-		flight->cancel_sent = false;
-		become(flight, LLMB_IN_PROGRESS);
-		try_later(flight, ending, ground->server, "the cancel");
-	}
-}
-
-static void
-fetch_ended(LlmbFlight *flight, const LlmbEnding *ending, const Ground *ground)
-{
-	if (ending->wire == LLMB_WIRE_OK && ending->status == 200)
-	{
-		flight->part++;
-		flight->tries = 0;
-		flight->gone = 0;
-	}
-	else if (ending->wire == LLMB_WIRE_OK && ending->reply.fault == LLMB_FAULT_GONE)
-		gone(flight, ending, ground->server, "result file");
-	else
-		try_later(flight, ending, ground->server, "fetching results");
-}
-
-static void
-flight_ended(LlmbParty *party, LlmbEnding *ending)
-{
-	LlmbFlight *flight = (LlmbFlight *) party;
-	Ground		ground;
-
-	if (ending->verb == LLMB_CALL_DELETE_FILE)
-		return;
-	llmb_turn_begin("recording a provider's reply");
-	memset(&ground, 0, sizeof(ground));
-	ground.job = its_job(flight);
-	ground.server = llmb_server_by_name(flight->row->server);
-	if (ground.server == NULL)
-		wait_ms(flight, 60000);
-	else
-	{
-		switch (ending->verb)
-		{
-			case LLMB_CALL_UPLOAD:
-				upload_ended(flight, ending, &ground);
-				break;
-			case LLMB_CALL_CREATE:
-				create_ended(flight, ending, &ground);
-				break;
-			case LLMB_CALL_LIST:
-				list_ended(flight, ending, &ground);
-				break;
-			case LLMB_CALL_POLL:
-				poll_ended(flight, ending, &ground);
-				break;
-			case LLMB_CALL_CANCEL:
-				cancel_ended(flight, ending, &ground);
-				break;
-			case LLMB_CALL_FETCH:
-				fetch_ended(flight, ending, &ground);
-				break;
-			default:
-				break;
-		}
-	}
-	llmb_turn_commit();
-}
+/* ---- beginnings and ends ---- */
 
 static void
 flight_lines(LlmbParty *party, char *lines, size_t len)
@@ -1114,13 +682,11 @@ flight_lines(LlmbParty *party, char *lines, size_t len)
 	llmb_take_lines(&((LlmbFlight *) party)->intake, lines, len);
 }
 
-/* ---- beginnings and ends ---- */
-
 void
 llmb_flight_init(LlmbFlight *flight)
 {
 	flight->party.lines = flight_lines;
-	flight->party.ended = flight_ended;
+	flight->party.ended = llmb_flight_ended;
 	flight->party.failed = llmb_flight_failed;
 }
 
@@ -1157,7 +723,7 @@ llmb_flight_failed(LlmbParty *party)
 	memset(&flight->intake, 0, sizeof(LlmbIntake));
 	(void) llmb_guarded(reload, flight, "llm_batch: reading a batch again");
 	flight->tries++;
-	wait_ms(flight, llmb_backoff_ms(flight->tries, 1000, 60000, 0.5));
+	llmb_flight_wait(flight, llmb_backoff_ms(flight->tries, 1000, 60000, 0.5));
 }
 
 void

@@ -57,6 +57,39 @@ extern void llmb_flight_failed(LlmbParty *party);
  */
 extern void llmb_flight_cancel(LlmbFlight *flight, LlmbCode code);
 
+/* ---- between flight.c and replies.c ---- */
+
+/* What a step stands on; in the current memory context. */
+typedef struct LlmbGround
+{
+	LlmbServer *server;
+	LlmbJob    *job;
+	Oid			owner;
+	char	   *key;
+	char	   *model;			/* UTF-8: calls start outside of turns, where nothing converts */
+} LlmbGround;
+
+#define llmb_flight_say(flight, kind, ...) \
+	llmb_store_event((flight)->row->job, (flight)->row->id, kind, __VA_ARGS__)
+
+/* The party's "ended": replies.c. */
+extern void llmb_flight_ended(LlmbParty *party, LlmbEnding *ending);
+
+/* In a turn: the one place where a batch's state changes. */
+extern void llmb_flight_become(LlmbFlight *flight, LlmbBatchState state);
+/* In a turn: spending stops until somebody resumes the job. */
+extern void llmb_flight_pause(LlmbFlight *flight, const LlmbJob *job, const char *reason);
+/* In a turn.  Raises when it is gone. */
+extern LlmbJob *llmb_flight_job(const LlmbFlight *flight);
+/* The next step comes after so many milliseconds. */
+extern void llmb_flight_wait(LlmbFlight *flight, int64 ms);
+/* Counts a try without success; the wait before the next, at least asked_ms. */
+extern int64 llmb_flight_back_off(LlmbFlight *flight, const LlmbServer *server, int64 asked_ms);
+/* A string that lives as long as the flight. */
+extern char *llmb_flight_keep(LlmbFlight *flight, const char *text);
+extern void llmb_flight_drop_spool(LlmbFlight *flight);
+extern int64 llmb_epoch_ms(TimestampTz when);	/* 0 for 0 */
+
 /* ---- lifecycle.c, for flights ---- */
 
 /* Is another create of this server and owner under way? */

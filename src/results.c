@@ -522,9 +522,9 @@ llmb_renew_stale(const LlmbJob *job)
 		llmb_read_prompts(def, owner, reads, count);
 		for (int i = 0; i < count; i++)
 		{
-			if (reads[i].reason)
-				llmb_store_renew_prompt(job->id, items[i].ordinal, reads[i].reason,
-										llmb_text_hash(reads[i].reason, strlen(reads[i].reason)));
+			if (reads[i].prompt)
+				llmb_store_renew_prompt(job->id, items[i].ordinal, reads[i].prompt,
+										llmb_text_hash(reads[i].prompt, strlen(reads[i].prompt)));
 		}
 	} while (count == llmb_write_back_rows);
 }

@@ -382,7 +382,7 @@ read_rows(const Slice *slice, const int *which, int count)
 	{
 		char	   *prompt = SPI_getvalue(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 2);
 
-		slice->writes[which[result_position(i, count)]].reason =
+		slice->writes[which[result_position(i, count)]].prompt =
 			prompt ? MemoryContextStrdup(slice->context, prompt) : NULL;
 	}
 }

@@ -27,6 +27,7 @@ typedef struct LlmbWrite
 	char	  **columns;		/* a text for each target column, or NULL */
 	LlmbWritten written;
 	const char *reason;			/* of a refusal, else NULL */
+	const char *prompt;			/* llmb_read_prompts(): as the row gives it now */
 } LlmbWrite;
 
 /*
@@ -42,8 +43,8 @@ typedef struct LlmbWrite
 extern void llmb_write_back(const LlmbJobDef *def, Oid owner, LlmbWrite *writes, int count);
 
 /*
- * Renders the prompts of these rows anew, as the owner: fills "reason" with
- * the prompt (palloc'd), NULL where the row is gone or cannot be read.
+ * Renders the prompts of these rows anew, as the owner: fills "prompt", with
+ * NULL where the row is gone or cannot be read.
  */
 extern void llmb_read_prompts(const LlmbJobDef *def, Oid owner, LlmbWrite *writes, int count);
 

@@ -1,0 +1,439 @@
+/*-------------------------------------------------------------------------
+ *
+ * replies.c
+ *		What a provider's replies mean for a batch.
+ *
+ * A reply is judged once, by its provider (LlmbFault); here the judgement is
+ * turned into the batch's next state, in a turn of its own.  Whatever leaves
+ * open whether money was spent leads to looking, never to sending again.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "llm_batch.h"
+
+#include "common/pg_prng.h"
+#include "utils/timestamp.h"
+
+#include "flight.h"
+#include "turn.h"
+
+/* How far clocks may be apart when listings are read back to an intent. */
+#define CLOCK_SKEW_S	300
+/* ---- replies ---- */
+
+/* What happened, in words that quote neither key nor prompt. */
+static char *
+in_words(const LlmbEnding *ending)
+{
+	if (ending->wire != LLMB_WIRE_OK)
+		return pstrdup(ending->error);
+	if (ending->reply.code)
+		return psprintf("HTTP %d, %s", ending->status, ending->reply.code);
+	return psprintf("HTTP %d", ending->status);
+}
+
+/* In a turn: the call comes again after a wait. */
+static void
+try_later(LlmbFlight *flight, const LlmbEnding *ending, const LlmbServer *server, const char *what)
+{
+	int64		ms = llmb_flight_back_off(flight, server, ending->reply.retry_after_ms);
+
+	llmb_flight_say(flight, "retry", "%s did not succeed (%s), try %d; the next in %.1f s",
+		what, in_words(ending), flight->tries, ms / 1000.0);
+	llmb_flight_wait(flight, ms);
+}
+
+/* In a turn: refused as a whole; the items are decided by the coming steps. */
+static void
+fail_batch(LlmbFlight *flight, LlmbCode code, const char *why)
+{
+	flight->row->remote_end = llmb_flight_keep(flight, "failed");
+	flight->row->error_code = llmb_flight_keep(flight, llmb_code_name(code));
+	flight->row->reason = llmb_flight_keep(flight, why);
+	flight->row->ended_at = GetCurrentTimestamp();
+	llmb_flight_become(flight, LLMB_ENDED);
+	llmb_flight_say(flight, "refused", "the batch failed as a whole: %s", why);
+}
+
+/* In a turn: faults that upload and create share.  Nothing was created. */
+static void
+refused(LlmbFlight *flight, const LlmbEnding *ending, const LlmbGround *ground, const char *what)
+{
+	switch (ending->reply.fault)
+	{
+		case LLMB_FAULT_KEY:
+		case LLMB_FAULT_QUOTA:
+			llmb_flight_become(flight, LLMB_PLANNED);
+			llmb_flight_pause(flight, ground->job,
+					  psprintf("%s: the provider refused %s (%s)",
+							   ending->reply.fault == LLMB_FAULT_KEY ? "auth" : "quota", what, in_words(ending)));
+			break;
+		case LLMB_FAULT_TOO_LARGE:
+			fail_batch(flight, LLMB_TOO_LARGE, in_words(ending));
+			break;
+		case LLMB_FAULT_GONE:
+		case LLMB_FAULT_REQUEST:
+			fail_batch(flight, LLMB_INVALID_REQUEST, in_words(ending));
+			break;
+		default:
+			try_later(flight, ending, ground->server, what);
+	}
+}
+
+static void
+upload_ended(LlmbFlight *flight, const LlmbEnding *ending, const LlmbGround *ground)
+{
+	if (ending->wire != LLMB_WIRE_OK)
+		try_later(flight, ending, ground->server, "the upload");
+	else if (ending->reply.fault == LLMB_FAULT_NONE && ending->reply.file_id)
+	{
+		flight->row->remote_input = llmb_flight_keep(flight, ending->reply.file_id);
+		llmb_flight_become(flight, LLMB_PLANNED);
+		llmb_flight_say(flight, "uploaded", "request file uploaded as %s", ending->reply.file_id);
+		llmb_flight_drop_spool(flight);
+	}
+	else
+		refused(flight, ending, ground, "the upload");
+}
+
+/*
+ * In a turn.  "No such thing" is believed when it was said three times, and
+ * for longer than a new thing may take to appear.  Then it is final: the
+ * items may have been run and paid, so sending them again is for a person to
+ * decide.
+ */
+static void
+gone(LlmbFlight *flight, const LlmbEnding *ending, const LlmbServer *server, const char *what)
+{
+	const char *why = psprintf("the provider does not know the %s any more (%s)", what, in_words(ending));
+
+	if (flight->gone++ == 0)
+		flight->gone_since = GetCurrentTimestamp();
+	if (flight->gone < 3 ||
+		GetCurrentTimestamp() < TimestampTzPlusMilliseconds(flight->gone_since, server->settle_time_ms))
+	{
+		try_later(flight, ending, server, psprintf("asking for the %s", what));
+		return;
+	}
+	if (flight->row->state != LLMB_FETCHING)
+	{
+		fail_batch(flight, LLMB_PROVIDER_ERROR, why);
+		return;
+	}
+	flight->row->remote_end = llmb_flight_keep(flight, "failed");
+	flight->row->error_code = llmb_flight_keep(flight, llmb_code_name(LLMB_PROVIDER_ERROR));
+	flight->row->reason = llmb_flight_keep(flight, why);
+	llmb_flight_become(flight, LLMB_FETCHING);
+	llmb_flight_say(flight, "gone", "%s", why);
+}
+
+/* In a turn: the batch is there, and this is its id. */
+static void
+adopt(LlmbFlight *flight, const char *id, const char *how)
+{
+	flight->row->remote_id = llmb_flight_keep(flight, id);
+	flight->row->submitted_at = flight->row->intent_at ? flight->row->intent_at : GetCurrentTimestamp();
+	flight->listings = 0;
+	flight->cursor = NULL;
+	llmb_flight_become(flight, LLMB_IN_PROGRESS);
+	llmb_flight_say(flight, "submitted", "%s as %s", how, id);
+}
+
+static void
+create_ended(LlmbFlight *flight, const LlmbEnding *ending, const LlmbGround *ground)
+{
+	if (ending->wire == LLMB_WIRE_NOT_SENT)
+		try_later(flight, ending, ground->server, "creating the batch");
+	else if (ending->wire == LLMB_WIRE_OK && ending->reply.fault == LLMB_FAULT_NONE && ending->reply.batch.id)
+		adopt(flight, ending->reply.batch.id, "the provider took the batch");
+	else if (ending->wire == LLMB_WIRE_OK && ending->status >= 400 && ending->status < 500 &&
+			 ending->status != 408 && ending->status != 409)
+		refused(flight, ending, ground, "creating the batch");
+	else
+	{
+		/* it may have been created all the same: never send it twice */
+		llmb_flight_become(flight, LLMB_VERIFYING);
+		llmb_flight_say(flight, "verifying", "creating the batch was not answered (%s): looking for it at the provider",
+			in_words(ending));
+		llmb_flight_wait(flight, llmb_flight_back_off(flight, ground->server, ending->reply.retry_after_ms));
+	}
+}
+
+/* In a turn: not in this listing.  Twice so, the second time late: absent. */
+static void
+not_listed(LlmbFlight *flight, const LlmbGround *ground)
+{
+	TimestampTz certain = TimestampTzPlusMilliseconds(flight->row->intent_at,
+													  ground->server->request_timeout_ms + ground->server->settle_time_ms);
+
+	flight->cursor = NULL;
+	if (++flight->listings >= 2 && GetCurrentTimestamp() >= certain)
+	{
+		flight->listings = 0;
+		llmb_flight_become(flight, LLMB_PLANNED);
+		llmb_flight_say(flight, "absent", "two complete listings do not show the batch: it is sent anew");
+	}
+	else if (GetCurrentTimestamp() >= certain)
+		llmb_flight_wait(flight, ground->server->poll_min_ms);
+	else
+	{
+		/* it may only be slow to appear: look again, ever more seldom */
+		llmb_flight_wait(flight, llmb_flight_back_off(flight, ground->server, ground->server->poll_min_ms));
+		flight->next_at = Min(flight->next_at, certain);
+	}
+}
+
+static const LlmbRemoteBatch *
+find_listed(const LlmbFlight *flight, const LlmbReply *reply, bool *past)
+{
+	char	   *label = psprintf("%s_%d", flight->row->token, flight->row->creates);
+	int64		oldest = llmb_epoch_ms(flight->row->intent_at) / 1000 - CLOCK_SKEW_S;
+
+	for (int i = 0; i < reply->listed_count; i++)
+	{
+		const LlmbRemoteBatch *listed = &reply->listed[i];
+
+		if (listed->token && strcmp(listed->token, label) == 0)
+			return listed;
+		if (listed->created_s > 0 && listed->created_s < oldest)
+			*past = true;
+	}
+	return NULL;
+}
+
+static void
+list_ended(LlmbFlight *flight, const LlmbEnding *ending, const LlmbGround *ground)
+{
+	const LlmbRemoteBatch *found;
+	bool		past = false;
+
+	if (ending->wire != LLMB_WIRE_OK || ending->reply.fault != LLMB_FAULT_NONE)
+	{
+		flight->cursor = NULL;
+		try_later(flight, ending, ground->server, "listing batches");
+		return;
+	}
+	found = find_listed(flight, &ending->reply, &past);
+	if (found)
+		adopt(flight, found->id, "found at the provider");
+	else if (!past && ending->reply.next_cursor)
+		flight->cursor = llmb_flight_keep(flight, ending->reply.next_cursor);
+	else
+		not_listed(flight, ground);
+}
+
+/* In a turn. */
+static void
+still_running(LlmbFlight *flight, const LlmbRemoteBatch *remote, const LlmbServer *server, int64 asked_ms)
+{
+	LlmbBatchRow *row = flight->row;
+	int64		elapsed = (GetCurrentTimestamp() - row->submitted_at) / 1000;
+	int64		ms = llmb_poll_ms(elapsed, remote->done, remote->total, server->poll_min_ms, server->poll_max_ms,
+								  pg_prng_double(&pg_global_prng_state));
+
+	flight->tries = 0;
+	llmb_flight_wait(flight, Max(ms, asked_ms));
+	/* a cancel that was asked for meanwhile, or that never arrived */
+	if (row->state == LLMB_CANCELLING && remote->state == LLMB_REMOTE_RUNNING && !flight->cancel_sent)
+		llmb_flight_become(flight, LLMB_IN_PROGRESS);
+	if (flight->cancel && row->state == LLMB_IN_PROGRESS)
+		llmb_flight_wait(flight, row->cancelled_at ? server->poll_min_ms : 0);
+	/* an UPDATE per poll would bloat the table: one per twentieth will do */
+	if (remote->done >= 0 && (remote->done + Max(remote->failed, 0) - row->done - row->failed) * 20 >= row->item_count)
+	{
+		row->done = remote->done;
+		row->failed = Max(remote->failed, 0);
+		llmb_flight_become(flight, row->state);
+	}
+}
+
+/*
+ * Ended with answers, but without their file: that file may be late.  True
+ * when it is worth to wait.
+ */
+static bool
+file_is_late(LlmbFlight *flight, const LlmbRemoteBatch *remote, const LlmbServer *server)
+{
+	if (remote->done <= 0 || remote->output != NULL || server->provider->answer)
+		return false;
+	if (flight->gone++ == 0)
+		flight->gone_since = GetCurrentTimestamp();
+	if (GetCurrentTimestamp() >= TimestampTzPlusMilliseconds(flight->gone_since, server->settle_time_ms))
+		return false;
+	llmb_flight_wait(flight, llmb_flight_back_off(flight, server, server->poll_min_ms));
+	return true;
+}
+
+/* In a turn: the provider has ended. */
+static void
+has_ended(LlmbFlight *flight, const LlmbRemoteBatch *remote)
+{
+	LlmbBatchRow *row = flight->row;
+	const char *end = remote->state == LLMB_REMOTE_EXPIRED ? "expired" :
+		remote->state == LLMB_REMOTE_CANCELLED ? "cancelled" : "ended";
+
+	row->remote_output = llmb_flight_keep(flight, remote->output);
+	row->remote_errors = llmb_flight_keep(flight, remote->errors);
+	row->remote_end = llmb_flight_keep(flight, end);
+	row->ended_at = GetCurrentTimestamp();
+	if (remote->done >= 0)
+		row->done = remote->done;
+	if (remote->failed >= 0)
+		row->failed = remote->failed;
+	llmb_flight_become(flight, LLMB_ENDED);
+	llmb_flight_say(flight, end, "%s: %d done, %d failed",
+		remote->state == LLMB_REMOTE_EXPIRED ? "the batch expired at the provider" :
+		remote->state == LLMB_REMOTE_CANCELLED ? "the batch was cancelled at the provider" :
+		"the provider has ended the batch", row->done, row->failed);
+}
+
+static void
+note_bad_lines(LlmbFlight *flight, const LlmbRemoteBatch *remote)
+{
+	flight->judged = true;
+	flight->bad_line_count = remote->bad_line_count;
+	memcpy(flight->bad_lines, remote->bad_lines, sizeof(flight->bad_lines));
+}
+
+/* In a turn: the provider ran nothing of it. */
+static void
+has_failed(LlmbFlight *flight, const LlmbEnding *ending, const LlmbGround *ground)
+{
+	const LlmbRemoteBatch *remote = &ending->reply.batch;
+	const char *code = ending->reply.code ? ending->reply.code : "no code given";
+
+	note_bad_lines(flight, remote);
+	if ((remote->fault == LLMB_FAULT_QUOTA || remote->fault == LLMB_FAULT_KEY) && !flight->cancel)
+	{
+		flight->row->remote_id = NULL;
+		llmb_flight_become(flight, LLMB_PLANNED);
+		llmb_flight_pause(flight, ground->job, psprintf("quota: the provider refused the batch (%s)", code));
+	}
+	else if (remote->fault == LLMB_FAULT_QUEUE_FULL && !flight->cancel)
+	{
+		int64		ms = Max(llmb_flight_back_off(flight, ground->server, -1), ground->server->poll_max_ms);
+
+		flight->row->remote_id = NULL;
+		llmb_flight_become(flight, LLMB_PLANNED);
+		llmb_flight_say(flight, "queue_full", "the provider's queue is full (%s); again in %.0f s", code, ms / 1000.0);
+		llmb_flight_wait(flight, ms);
+	}
+	else
+		fail_batch(flight, flight->cancel ? flight->cancel_code :
+				   remote->fault == LLMB_FAULT_TOO_LARGE ? LLMB_TOO_LARGE : LLMB_INVALID_REQUEST, code);
+}
+
+static void
+poll_ended(LlmbFlight *flight, const LlmbEnding *ending, const LlmbGround *ground)
+{
+	const LlmbRemoteBatch *remote = &ending->reply.batch;
+	bool		answered = ending->wire == LLMB_WIRE_OK;
+
+	if (answered && ending->reply.fault == LLMB_FAULT_GONE)
+	{
+		gone(flight, ending, ground->server, "batch");
+		return;
+	}
+	if (answered && flight->row->state == LLMB_FETCHING)
+	{
+		note_bad_lines(flight, remote);
+		return;
+	}
+	if (answered && ending->reply.fault == LLMB_FAULT_NONE && remote->id)
+	{
+		switch (remote->state)
+		{
+			case LLMB_REMOTE_ENDED:
+			case LLMB_REMOTE_EXPIRED:
+			case LLMB_REMOTE_CANCELLED:
+				if (!file_is_late(flight, remote, ground->server))
+					has_ended(flight, remote);
+				break;
+			case LLMB_REMOTE_FAILED:
+				has_failed(flight, ending, ground);
+				break;
+			default:
+				flight->gone = 0;
+				still_running(flight, remote, ground->server, ending->reply.retry_after_ms);
+		}
+	}
+	else if (ending->reply.fault == LLMB_FAULT_KEY || ending->reply.fault == LLMB_FAULT_QUOTA)
+	{
+		llmb_flight_pause(flight, ground->job, psprintf("auth: the provider refused a poll (%s)", in_words(ending)));
+		llmb_flight_wait(flight, Max(llmb_flight_back_off(flight, ground->server, -1), ground->server->poll_min_ms));
+	}
+	else
+		try_later(flight, ending, ground->server, "the poll");
+}
+
+static void
+cancel_ended(LlmbFlight *flight, const LlmbEnding *ending, const LlmbGround *ground)
+{
+	/* refused means that it had ended: the poll tells */
+	if (ending->wire == LLMB_WIRE_OK && ending->status < 500 && ending->status != 429)
+		llmb_flight_wait(flight, ground->server->poll_min_ms);
+	else
+	{
+		flight->cancel_sent = false;
+		llmb_flight_become(flight, LLMB_IN_PROGRESS);
+		try_later(flight, ending, ground->server, "the cancel");
+	}
+}
+
+static void
+fetch_ended(LlmbFlight *flight, const LlmbEnding *ending, const LlmbGround *ground)
+{
+	if (ending->wire == LLMB_WIRE_OK && ending->status == 200)
+	{
+		flight->part++;
+		flight->tries = 0;
+		flight->gone = 0;
+	}
+	else if (ending->wire == LLMB_WIRE_OK && ending->reply.fault == LLMB_FAULT_GONE)
+		gone(flight, ending, ground->server, "result file");
+	else
+		try_later(flight, ending, ground->server, "fetching results");
+}
+
+void
+llmb_flight_ended(LlmbParty *party, LlmbEnding *ending)
+{
+	LlmbFlight *flight = (LlmbFlight *) party;
+	LlmbGround		ground;
+
+	if (ending->verb == LLMB_CALL_DELETE_FILE)
+		return;
+	llmb_turn_begin("recording a provider's reply");
+	memset(&ground, 0, sizeof(ground));
+	ground.job = llmb_flight_job(flight);
+	ground.server = llmb_server_by_name(flight->row->server);
+	if (ground.server == NULL)
+		llmb_flight_wait(flight, 60000);
+	else
+	{
+		switch (ending->verb)
+		{
+			case LLMB_CALL_UPLOAD:
+				upload_ended(flight, ending, &ground);
+				break;
+			case LLMB_CALL_CREATE:
+				create_ended(flight, ending, &ground);
+				break;
+			case LLMB_CALL_LIST:
+				list_ended(flight, ending, &ground);
+				break;
+			case LLMB_CALL_POLL:
+				poll_ended(flight, ending, &ground);
+				break;
+			case LLMB_CALL_CANCEL:
+				cancel_ended(flight, ending, &ground);
+				break;
+			case LLMB_CALL_FETCH:
+				fetch_ended(flight, ending, &ground);
+				break;
+			default:
+				break;
+		}
+	}
+	llmb_turn_commit();
+}
