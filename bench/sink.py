@@ -10,9 +10,10 @@ what is measured is the client.  It checks nothing: test/simulator is for that.
 prints "port NNNN", then obeys lines of its standard input and answers each
 with one line; it ends when its standard input does.
 
-    prepare   writes the result file of the batch that was created last, one
-              line for each line of its request file, with the same
-              custom_id: "prepared COUNT FILE"
+    prepare SIZE
+              writes the result file of the batch that was created last, one
+              line for each line of its request file, with the same custom_id
+              and an answer of SIZE characters: "prepared COUNT FILE"
     complete  from now on a poll is told that this batch is completed:
               "completed ID"
 
@@ -30,22 +31,27 @@ import threading
 
 CUSTOM_ID = re.compile(rb'^\{"custom_id": ?"([^"]+)"', re.M)
 
-# Answers, as they stand in JSON: about 330 characters, with some escapes, so
-# that a line has the size that OpenAI's have for a summary: about 1.1 kB.
+# Answers are prose with some characters that JSON escapes.
 WORDS = ("the report says that sales in Europe rose faster than analysts had "
          "expected while costs fell and the company will hire more people "
          "next year in spite of a weaker market for new cars").split()
 DIFFERENT_ANSWERS = 1000
 
 
-def make_answer(rng):
-    words = rng.choices(WORDS, k=56)
-    words[20] += ".\\n\\n\\u201c" + words[20].title()
-    words[40] += "\\u201d, \\\"as he said\\\","
+def make_answer(rng, size):
+    """An answer of about so many characters, as it stands in JSON."""
+    words = []
+    length = 0
+    while length < size:
+        word = rng.choice(WORDS)
+        length += len(word) + 1
+        words.append(word)
+    words[len(words) // 3] += ".\\n\\n\\u201c" + rng.choice(WORDS).title()
+    words[len(words) * 2 // 3] += "\\u201d, \\\"as he said\\\","
     return " ".join(words).capitalize() + "."
 
 
-def make_line_parts(rng):
+def make_line_parts(rng, size):
     """What stands before and behind the custom_id in a line."""
     before = '{"id": "batch_req_%032x", "custom_id": "' % rng.getrandbits(128)
     behind = (
@@ -58,7 +64,7 @@ def make_line_parts(rng):
         '"completion_tokens_details": {"reasoning_tokens": 0, "audio_tokens": 0, '
         '"accepted_prediction_tokens": 0, "rejected_prediction_tokens": 0}}, '
         '"service_tier": "default", "system_fingerprint": "fp_44709d6fcb"}}, "error": null}\n'
-        % (rng.getrandbits(128), "%029x" % rng.getrandbits(116), make_answer(rng)))
+        % (rng.getrandbits(128), "%029x" % rng.getrandbits(116), make_answer(rng, size)))
     return before.encode(), behind.encode()
 
 
@@ -91,8 +97,6 @@ class Sink:
         self.batches = {}
         self.count = 0
         self.prepared = None
-        rng = random.Random(1)
-        self.parts = [make_line_parts(rng) for _ in range(DIFFERENT_ANSWERS)]
 
     def number(self):
         self.count += 1
@@ -110,8 +114,10 @@ class Sink:
             self.batches[batch.id] = batch
         return batch
 
-    def prepare(self):
+    def prepare(self, size):
         """For the batch that came last; others are left to run for ever."""
+        rng = random.Random(size)
+        parts = [make_line_parts(rng, size) for _ in range(DIFFERENT_ANSWERS)]
         with self.lock:
             batch = list(self.batches.values())[-1]
             body = self.files.pop(batch.input_id)
@@ -119,7 +125,7 @@ class Sink:
         batch.path = os.path.join(self.directory, batch.id + ".jsonl")
         with open(batch.path, "wb") as out:
             for i, custom_id in enumerate(ids):
-                before, behind = self.parts[i % DIFFERENT_ANSWERS]
+                before, behind = parts[i % DIFFERENT_ANSWERS]
                 out.write(before + custom_id + behind)
         batch.total = len(ids)
         self.prepared = batch
@@ -209,9 +215,10 @@ def main():
     server = Server(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     print("port %d" % server.server_address[1], flush=True)
-    obey = {"prepare": sink.prepare, "complete": sink.complete}
     for line in sys.stdin:
-        print(obey[line.strip()](), flush=True)
+        verb, *arguments = line.split()
+        answer = {"prepare": sink.prepare, "complete": sink.complete}[verb](*map(int, arguments))
+        print(answer, flush=True)
 
 
 if __name__ == "__main__":

@@ -585,7 +585,7 @@ score_option(Span text, Span option)
 	stem[len] = '\0';
 	score = 2 * count_words(text, stem);
 
-	for (i = 0; i < lengthof(hints); i++)
+	for (i = 0; i < (int) lengthof(hints); i++)
 	{
 		if (begins_with(option, hints[i].option))
 			score += count_words(text, hints[i].words);
