@@ -129,7 +129,7 @@ llmb_store_add_batch(LlmbBatchRow *batch)
 				 " started_at = COALESCE(started_at, clock_timestamp()) WHERE id = $1",
 				 "lii", batch->job, batch->item_count,
 				 batch->ranges[batch->range_count - 1].upper - 1);
-	llmb_store_event(batch->job, batch->id, "planned", "a batch was cut: items %d, bytes %lld, attempt %d",
+	llmb_store_event(batch->job, batch->id, "planned", "batch planned: items %d, bytes %lld, attempt %d",
 					 batch->item_count, (long long) batch->file_bytes, batch->attempt);
 }
 

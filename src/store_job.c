@@ -376,7 +376,10 @@ llmb_store_count_retry(int64 job, ArrayType *codes)
 	return count;
 }
 
-/* Queues them; the counters go by what the items were until now. */
+/*
+ * Queues them; the counters go by what the items were until now.  Who asks
+ * for it asks here, so a restored job becomes one of this database.
+ */
 int
 llmb_store_do_retry(int64 job, ArrayType *codes)
 {
@@ -399,8 +402,10 @@ llmb_store_do_retry(int64 job, ArrayType *codes)
 						  "la", job, codes);
 	if (failed + unsent > 0)
 		llmb_sql_run("UPDATE llm_batch.job SET queued = queued + $2, failed = failed - $2 + $3, cancelled = cancelled - $3, "
-					 " state = 'running', reason = NULL, finished_at = NULL, deadline_at = NULL WHERE id = $1",
-					 "lii", job, failed + unsent, cancelled);
+					 " state = 'running', reason = NULL, finished_at = NULL, deadline_at = NULL, "
+					 " system_identifier = $4, database_oid = $5 WHERE id = $1",
+					 "liill", job, failed + unsent, cancelled,
+					 (int64) GetSystemIdentifier(), (int64) MyDatabaseId);
 	return failed + unsent;
 }
 
@@ -435,8 +440,9 @@ llmb_store_do_apply(int64 job)
 				 "WHERE u.job_id = $1 AND (r.job_id, r.ordinal, r.attempt) = (u.job_id, u.ordinal, u.attempt) "
 				 "AND r.state = 'failed'", "l", job);
 	llmb_sql_run("UPDATE llm_batch.job SET failed = failed - $2, in_flight = in_flight + $2, "
-				 " unapplied = unapplied + $2, state = 'running', reason = NULL, finished_at = NULL "
-				 "WHERE id = $1", "li", job, count);
+				 " unapplied = unapplied + $2, state = 'running', reason = NULL, finished_at = NULL, "
+				 " system_identifier = $3, database_oid = $4 WHERE id = $1",
+				 "lill", job, count, (int64) GetSystemIdentifier(), (int64) MyDatabaseId);
 	return count;
 }
 
