@@ -249,7 +249,7 @@ sub wait_job
 	{
 		$row = job_row($node, $job) // die "there is no job $job";
 		$opt{each}->($row) if $opt{each};
-		return $row->{state} if defined $row->{finished_at};
+		return $row->{state} if $row->{state} =~ /^(succeeded|partial|failed|cancelled)$/;
 		sleep 0.05;
 	} while (time < $until);
 	diag("job $job did not end in time");
