@@ -195,7 +195,9 @@ end_transfer(LlmbParty *party, LlmbTransfer *transfer)
 	{
 		char	   *body = llmb_http_body(transfer, &http.len);
 
-		http.body = pnstrdup(body ? body : "", body ? http.len : 0);
+		/* not pnstrdup: what came may hold a NUL */
+		http.body = palloc0(http.len + 1);
+		memcpy(http.body, body, http.len);
 		party->provider->read_reply(party->verb, &http, &ending.reply);
 	}
 	llmb_call_drop(party);

@@ -82,6 +82,9 @@ llmb_flight_become(LlmbFlight *flight, LlmbBatchState state)
 			 llmb_batch_state_name(state), llmb_batch_state_name(was));
 	flight->row->state = state;
 	llmb_store_save_batch(flight->row, was);
+	/* the next batch may be planned when this one is on its way */
+	if (state != was)
+		llmb_lifecycle_look_at_jobs();
 	flight->tries = state == was ? flight->tries : 0;
 }
 

@@ -92,6 +92,9 @@ extern int64 llmb_epoch_ms(TimestampTz when);	/* 0 for 0 */
 
 /* ---- lifecycle.c, for flights ---- */
 
+/* There may be room for another batch now. */
+extern void llmb_lifecycle_look_at_jobs(void);
+
 /* Is another create of this server and owner under way? */
 extern bool llmb_create_in_flight(const LlmbFlight *flight);
 

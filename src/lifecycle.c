@@ -539,6 +539,12 @@ llmb_lifecycle_begin(void)
 }
 
 void
+llmb_lifecycle_look_at_jobs(void)
+{
+	dirty = true;
+}
+
+void
 llmb_lifecycle_look_again(void)
 {
 	dirty = true;

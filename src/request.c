@@ -26,6 +26,17 @@ llmb_to_utf8(const char *text)
 	return utf8 == text ? pstrdup(text) : utf8;
 }
 
+LlmbJson *
+llmb_json_of_text(const char *text, const char **reason)
+{
+	char	   *utf8 = llmb_to_utf8(text);
+	bool		altered = false;
+	size_t		len = llmb_json_clean(utf8, strlen(utf8), &altered);
+
+	utf8[len] = '\0';
+	return llmb_json_parse(utf8, len, reason);
+}
+
 /* One UTF-8 character in the database's encoding, or as \uXXXX. */
 static void
 append_character(StringInfo out, const unsigned char *at, int len, bool *altered)
@@ -86,9 +97,8 @@ llmb_from_utf8(const char *text, bool *altered)
 static void
 check_given_schema(const char *given, char **targets, int count)
 {
-	char	   *utf8 = llmb_to_utf8(given);
 	const char *reason;
-	LlmbJson   *schema = llmb_json_parse(utf8, strlen(utf8), &reason);
+	LlmbJson   *schema = llmb_json_of_text(given, &reason);
 	LlmbJson   *properties = llmb_json_get(schema, "properties");
 
 	for (int i = 0; i < count; i++)
@@ -137,12 +147,10 @@ static LlmbJson *
 parsed(const char *json)
 {
 	const char *reason;
-	char	   *utf8;
 
 	if (json == NULL || strcmp(json, "{}") == 0)
 		return NULL;
-	utf8 = llmb_to_utf8(json);
-	return llmb_json_parse(utf8, strlen(utf8), &reason);
+	return llmb_json_of_text(json, &reason);
 }
 
 static const char *
@@ -220,7 +228,6 @@ value_as_text(const LlmbJson *value)
 bool
 llmb_split_answer(const LlmbJobDef *def, const char *answer, char **columns, const char **reason)
 {
-	char	   *utf8;
 	LlmbJson   *object;
 
 	if (def->schema == NULL)
@@ -228,8 +235,7 @@ llmb_split_answer(const LlmbJobDef *def, const char *answer, char **columns, con
 		columns[0] = pstrdup(answer);
 		return true;
 	}
-	utf8 = llmb_to_utf8(answer);
-	object = llmb_json_parse(utf8, strlen(utf8), reason);
+	object = llmb_json_of_text(answer, reason);
 	if (object == NULL)
 		return false;
 	*reason = "the answer is not a JSON object with a value for each target column";

@@ -16,6 +16,12 @@
 extern char *llmb_to_utf8(const char *text);
 
 /*
+ * JSON text of the database, read.  NULL, with *reason, when it is none.
+ * Escapes of any character are taken, in databases of any encoding.
+ */
+extern LlmbJson *llmb_json_of_text(const char *text, const char **reason);
+
+/*
  * UTF-8 as text of the database; what its encoding lacks becomes \uXXXX and
  * sets *altered (which may be NULL).
  */

@@ -426,11 +426,13 @@ llmb_check_condition(const char *filter)
 	List	   *parsed = parse_filter(psprintf("SELECT %s\n", filter));
 	SelectStmt *select;
 
-	if (list_length(parsed) != 1 || !IsA(linitial_node(RawStmt, parsed)->stmt, SelectStmt))
+	/* a length is given only to what ends with a semicolon */
+	if (list_length(parsed) != 1 || linitial_node(RawStmt, parsed)->stmt_len != 0 ||
+		!IsA(linitial_node(RawStmt, parsed)->stmt, SelectStmt))
 		ereport(ERROR,
 				(errcode(ERRCODE_SYNTAX_ERROR),
 				 errmsg("the filter must be one SQL condition"),
-				 errdetail("It holds more than one statement."),
+				 errdetail("It holds more than one statement, or a semicolon."),
 				 errhint("Write what would stand behind WHERE, without a semicolon.")));
 	select = (SelectStmt *) linitial_node(RawStmt, parsed)->stmt;
 	if (list_length(select->targetList) != 1 || select->fromClause || select->whereClause ||

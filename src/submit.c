@@ -219,9 +219,8 @@ deadline_arg(FunctionCallInfo fcinfo, int n)
 static void
 check_params(const Ask *ask, const char *params)
 {
-	char	   *utf8 = llmb_to_utf8(params);
 	const char *reason;
-	LlmbJson   *json = llmb_json_parse(utf8, strlen(utf8), &reason);
+	LlmbJson   *json = llmb_json_of_text(params, &reason);
 	char	   *refused;
 
 	if (json == NULL || json->type != LLMB_JSON_OBJECT)
@@ -300,6 +299,7 @@ static void
 check_prompt(Ask *ask, const Line *line)
 {
 	size_t		whole;
+	size_t		longest;
 
 	if (line->messages == NULL &&
 		(line->prompt == NULL || line->prompt[strspn(line->prompt, " \t\r\n")] == '\0'))
@@ -309,7 +309,8 @@ check_prompt(Ask *ask, const Line *line)
 				 ask->source ? errhint("Leave such rows out, for instance with filter => 'body IS NOT NULL'.") :
 				 errhint("Leave it out.")));
 	whole = line->len + text_len(line->system) + text_len(line->messages) + text_len(line->params) + request_overhead(ask);
-	if (whole > ask->max_prompt || whole > (size_t) ask->server->max_batch_bytes)
+	longest = Max(Max(line->len, text_len(line->system)), Max(text_len(line->messages), ask->overhead));
+	if (longest > ask->max_prompt || whole > (size_t) ask->server->max_batch_bytes)
 		ereport(ERROR,
 				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
 				 errmsg("the prompt for key %s is too long: %zu bytes, %zu with all that goes with it",
@@ -457,13 +458,11 @@ read_source_row(Ask *ask, HeapTuple tuple, TupleDesc desc, void *arg, Line *line
 static void
 check_messages(const Line *line)
 {
-	char	   *utf8;
 	const char *reason;
 	LlmbJson   *messages;
 
 	check_encoding(line->messages, "messages", line->key);
-	utf8 = llmb_to_utf8(line->messages);
-	messages = llmb_json_parse(utf8, strlen(utf8), &reason);
+	messages = llmb_json_of_text(line->messages, &reason);
 
 	if (messages == NULL || messages->type != LLMB_JSON_ARRAY || messages->count == 0)
 		ereport(ERROR,

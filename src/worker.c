@@ -60,6 +60,7 @@ pin_settings(void)
 		{"check_function_bodies", "on"},
 		{"zero_damaged_pages", "off"},
 		{"jit", "off"},
+		{"row_security", "on"},
 	};
 
 	for (int i = 0; i < (int) lengthof(pinned); i++)

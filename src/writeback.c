@@ -213,6 +213,7 @@ become_owner(const Slice *slice, Identity *was)
 	was->guc_level = NewGUCNestLevel();
 	llmb_pin_rendering(slice->def->time_zone);
 	set_local("search_path", "pg_catalog, pg_temp");
+	set_local("row_security", "on");
 	/* find rows by the key's index; a plan must not read the table for a slice */
 	set_local("enable_seqscan", "off");
 	set_local("enable_hashjoin", "off");

@@ -63,6 +63,7 @@ is(workers(), '1', 'and check_server');
 
 # ---- one worker, however many call for it ----
 
+my $told = -s $node->logfile;
 wait_until($node, q{SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type = 'llm_batch worker'}, 'idle once more');
 $node->pgbench('-c 10 -j 2 -t 10 -n', 0, [qr{number of transactions actually processed: 100/100}], [qr{^$}],
 	'ten sessions submit ten jobs each',
@@ -73,7 +74,7 @@ is(sql($node, q{SELECT count(*), min(succeeded), max(succeeded) FROM llm_batch.p
 	'100|2|2', 'each was sent once');
 is(workers(), '1', 'there is one worker');
 is(sql($node, 'SELECT pid FROM llm_batch.workers'), worker_pid($node), 'which the view shows');
-my $log = PostgreSQL::Test::Utils::slurp_file($node->logfile);
+my $log = PostgreSQL::Test::Utils::slurp_file($node->logfile, $told);
 unlike($log, qr/ERROR|FATAL|PANIC/, 'no complaint in the log');
 
 # ---- after a restart ----

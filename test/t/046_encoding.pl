@@ -129,7 +129,13 @@ foreach my $name (sort keys %encoding)
 	is(ended($name, $job), 'succeeded', "$encoding{$name}: a job with two targets ends");
 	is(db($name, qq{SELECT DISTINCT "gek\xc3\xbcrzt", "gr\xc3\xb6\xc3\x9fe" FROM "Stra\xc3\x9fen"}),
 		($name eq 'latin1' ? '5 \u20ac' : "5 \xe2\x82\xac") . "|gro\xc3\x9f", "$encoding{$name}: each column has its member");
-	like(last_file(), qr/"gr\xc3\xb6\xc3\x9fe":\{"type":"string"\}/, "$encoding{$name}: the schema is UTF-8 as well");
+	like(last_file(), qr/"gr\xc3\xb6\xc3\x9fe":\{"type":"string"/, "$encoding{$name}: the schema is UTF-8 as well");
+	$sim->reset;
+	answer_with('{"gek\u00fcrzt": "vor\u0000nach", "gr\u00f6\u00dfe": "vor\ud800nach"}');
+	$job = db($name, qq{SELECT llm_batch.submit('"Stra\xc3\x9fen"', '{{body}}', 'gpt-6-luna', '"gek\xc3\xbcrzt", "gr\xc3\xb6\xc3\x9fe"', server => 'sim', mode => 'batch')});
+	is(ended($name, $job), 'succeeded', "$encoding{$name}: two targets, and what is no text: the job ends");
+	is(db($name, qq{SELECT DISTINCT "gek\xc3\xbcrzt" = "gr\xc3\xb6\xc3\x9fe", "gr\xc3\xb6\xc3\x9fe" FROM "Stra\xc3\x9fen"}),
+		't|' . ($name eq 'latin1' ? 'vor\ufffdnach' : "vor\xef\xbf\xbdnach"), "$encoding{$name}: replaced in each column");
 }
 
 # ---- SQL_ASCII holds anything; what is not UTF-8 is refused at submit ----
