@@ -150,7 +150,8 @@ stand(LlmbFlight *flight, LlmbGround *ground, bool spending)
 
 	memset(ground, 0, sizeof(LlmbGround));
 	ground->job = llmb_flight_job(flight);
-	if (!ground->job->ours)
+	flight->foreign = !ground->job->ours;
+	if (flight->foreign)
 	{
 		flight->abandoned = strcmp(ground->job->state, "cancelling") == 0;
 		/* a copy leaves the provider to its original, until it is resumed */
@@ -610,6 +611,7 @@ fetch(LlmbFlight *flight)
 	{
 		/* a file may be short without an error of HTTP: read it again */
 		flight->rereads++;
+		flight->intake.strange_lines = 0;
 		flight->part = 0;
 		llmb_flight_wait(flight, llmb_backoff_ms(flight->rereads, flight->intake.server->retry_base_ms,
 										flight->intake.server->retry_max_ms, 0.5));
@@ -718,6 +720,8 @@ llmb_flight_failed(LlmbParty *party)
 	LlmbFlight *flight = (LlmbFlight *) party;
 
 	llmb_call_drop(party);
+	/* it may be half written */
+	llmb_flight_drop_spool(flight);
 	flight->judged = false;
 	/* whether a create was out is not known any more */
 	flight->fresh_intent = false;

@@ -25,7 +25,8 @@ typedef struct LlmbFlight
 	bool		fresh_intent;	/* SUBMITTING is of this process's making */
 	TimestampTz next_at;		/* when the next step is due */
 	int			tries;			/* of the current step, without success */
-	bool		abandoned;		/* a copy's: ended here alone */
+	bool		foreign;		/* a copy's: the provider's batch is not ours */
+	bool		abandoned;		/* foreign, and to be ended here alone */
 	bool		cancel;			/* its end was asked for */
 	LlmbCode	cancel_code;	/* and what that makes of the rest */
 	bool		cancel_sent;	/* by this process */

@@ -473,7 +473,7 @@ in_trouble(Look *look)
 static void
 note_times(const LlmbJob *job, TimestampTz now)
 {
-	if (strcmp(job->state, "paused") != 0 || job->in_flight > 0)
+	if (strcmp(job->state, "paused") != 0 || (job->in_flight > 0 && job->ours))
 		jobs_active = true;
 	if (job->retry_at > now && (next_look == 0 || job->retry_at < next_look))
 		next_look = job->retry_at;
@@ -601,5 +601,12 @@ llmb_lifecycle_step(void)
 bool
 llmb_lifecycle_busy(void)
 {
-	return flights != NIL || jobs_active || next_answer != 0 || llmb_probe_busy();
+	ListCell   *lc;
+
+	foreach(lc, flights)
+	{
+		if (!((LlmbFlight *) lfirst(lc))->foreign)
+			return true;
+	}
+	return jobs_active || next_answer != 0 || llmb_probe_busy();
 }

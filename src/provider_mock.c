@@ -282,13 +282,16 @@ put_completion(StringInfo out, const LlmbBatchRef *ref, const LlmbJson *body)
 	pfree(answer);
 }
 
-/* The item's ordinal and attempt: what is the same in every run of a job. */
+/* Text and attempt of a request: what is the same in every run of a job. */
 static char *
-failure_name(const char *custom_id, int attempt)
+failure_name(const LlmbJson *request, int attempt)
 {
-	const char *dash = strrchr(custom_id, '-');
+	StringInfoData name;
 
-	return psprintf("%s/%d", dash ? dash + 1 : custom_id, attempt);
+	initStringInfo(&name);
+	appendStringInfo(&name, "%d/", attempt);
+	llmb_json_put_node(&name, llmb_json_path(request, "body", "messages", NULL));
+	return name.data;
 }
 
 /* What the line brings once it is known whether the request was reached. */
@@ -302,8 +305,9 @@ put_response(StringInfo out, const LlmbBatchRef *ref, const LlmbJson *request,
 							   "\"message\":\"The batch was cancelled before this request was run.\"}");
 		return;
 	}
-	/* by the item's place and attempt: tokens are random, a seed is not */
-	if (fraction_of(failure_name(custom_id, ref->attempt), ref->seed, FOR_FAILURE) < ref->failure_rate)
+	/* not by the custom_id: tokens are random, a seed is not */
+	if (ref->failure_rate > 0 &&
+		fraction_of(failure_name(request, ref->attempt), ref->seed, FOR_FAILURE) < ref->failure_rate)
 	{
 		appendStringInfoString(out, "{\"status_code\":500,\"request_id\":\"req_mock\","
 							   "\"body\":{\"error\":"

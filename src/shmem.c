@@ -399,6 +399,8 @@ held_worker(Oid database, int holder)
 		slot->held_by = holder;
 		slot->wanted = false;
 		pid = slot->worker_pid;
+		/* it is we who end it: no reason to bring it back slowly */
+		slot->clean_exit = true;
 	}
 	SpinLockRelease(&shared->mutex);
 	return pid;

@@ -93,6 +93,7 @@ static bool
 database_is_template(void)
 {
 	HeapTuple	tuple;
+	MemoryContext before = CurrentMemoryContext;
 	bool		template;
 
 	SetCurrentStatementStartTimestamp();
@@ -102,6 +103,7 @@ database_is_template(void)
 	if (HeapTupleIsValid(tuple))
 		ReleaseSysCache(tuple);
 	CommitTransactionCommand();
+	MemoryContextSwitchTo(before);
 	return template;
 }
 
@@ -206,7 +208,12 @@ main_loop(MemoryContext turn)
 			sweep = true;
 		}
 		if (llmb_http_wait(timeout) || sweep)
+		{
+			/* it may have become one meanwhile */
+			if (database_is_template())
+				leave(true);
 			llmb_lifecycle_look_again();
+		}
 	}
 }
 

@@ -75,12 +75,17 @@ is(results($job), 'expired 2 60', 'nothing was done, twice');
 # ---- refused as a whole ----
 
 $job = case('failed validation', 'failed',
-	[ [ {}, fail => { code => 'invalid_json_line', line => 7, message => 'Line 7 is no JSON.' } ] ]);
+	[ [ {}, fail => { code => 'model_not_found', message => 'The model does not exist.' } ] ]);
 is(results($job), 'invalid_request 1 60', 'it is not sent again');
 is(batches($job), 'failed failed 60', 'the batch has failed');
-is(sql($node, "SELECT count(*) FROM llm_batch.batches WHERE job_id = $job AND reason ~ 'invalid_json_line'"), '1',
+is(sql($node, "SELECT count(*) FROM llm_batch.batches WHERE job_id = $job AND reason ~ 'model_not_found'"), '1',
 	'and says why');
 is($sim->summary->{requests_run}, 0, 'nothing ran');
+
+$job = case('one bad line', 'partial',
+	[ [ { times => 1 }, fail => { code => 'invalid_json_line', line => 7, message => 'Line 7 is no JSON.' } ] ]);
+is(results($job), 'invalid_request 1 1, ok 2 59', 'the line that is named fails, the others are sent again');
+check_prompts_ran_once($sim, $count - 1);
 
 $job = case('full queue', 'succeeded', [ [ { times => 2 }, fail => 'token_limit_exceeded' ] ]);
 is(results($job), 'ok 1 60', 'a full queue is nobody\'s fault: the first attempt succeeded');

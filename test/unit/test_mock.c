@@ -49,9 +49,10 @@ harvest(const LlmbBatchRef *ref, int64 now_ms, int count)
 	initStringInfo(&line);
 	initStringInfo(&out);
 	request.model = "mock";
-	request.prompt = "Summarise: It rained. Nobody minded.";
 	for (i = 0; i < count; i++)
 	{
+		/* what fails is told by the text */
+		request.prompt = psprintf("Summarise: It rained for %d days. Nobody minded.", i);
 		request.custom_id = psprintf("%s-%d", ref->token, i);
 		resetStringInfo(&line);
 		resetStringInfo(&out);
