@@ -115,6 +115,7 @@ gone(LlmbFlight *flight, const LlmbEnding *ending, const LlmbServer *server, con
 		try_later(flight, ending, server, psprintf("asking for the %s", what));
 		return;
 	}
+	flight->judged = true;
 	if (flight->row->state != LLMB_FETCHING)
 	{
 		fail_batch(flight, LLMB_PROVIDER_ERROR, why);
@@ -329,14 +330,15 @@ poll_ended(LlmbFlight *flight, const LlmbEnding *ending, const LlmbGround *groun
 	const LlmbRemoteBatch *remote = &ending->reply.batch;
 	bool		answered = ending->wire == LLMB_WIRE_OK;
 
+	/* asked only why it was refused; no answer to that is an answer, too */
+	if (answered && flight->row->state == LLMB_FETCHING && ending->reply.fault != LLMB_FAULT_RETRY)
+	{
+		note_bad_lines(flight, remote);
+		return;
+	}
 	if (answered && ending->reply.fault == LLMB_FAULT_GONE)
 	{
 		gone(flight, ending, ground->server, "batch");
-		return;
-	}
-	if (answered && flight->row->state == LLMB_FETCHING)
-	{
-		note_bad_lines(flight, remote);
 		return;
 	}
 	if (answered && ending->reply.fault == LLMB_FAULT_NONE && remote->id)

@@ -8,7 +8,9 @@ RESET client_min_messages;
 -- a schema that somebody else made may hold planted objects
 CREATE ROLE regress_llmb_stranger;
 CREATE SCHEMA llm_batch AUTHORIZATION regress_llmb_stranger;
+\set SHOW_CONTEXT never
 CREATE EXTENSION llm_batch;
+\set SHOW_CONTEXT errors
 DROP SCHEMA llm_batch;
 DROP ROLE regress_llmb_stranger;
 
