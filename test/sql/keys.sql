@@ -84,6 +84,14 @@ SELECT llm_batch.submit('"My ""Schema"""."A Table"', '{{Body, x}}', 'mock', targ
 CALL llm_batch.wait(:job);
 SELECT * FROM verdict; SELECT "A""n" FROM "My ""Schema"""."A Table";
 
+-- columns that were dropped leave their places
+CREATE TABLE shifted (gone int, id int, gone_too text, body text, answer text, PRIMARY KEY (id));
+ALTER TABLE shifted DROP COLUMN gone, DROP COLUMN gone_too;
+INSERT INTO shifted VALUES (1, 'Shifted speaks.', NULL);
+SELECT llm_batch.submit('shifted', '{{body}}', 'mock', target => 'answer') AS job \gset
+CALL llm_batch.wait(:job);
+SELECT * FROM verdict; SELECT * FROM shifted;
+
 -- without a primary key: a unique index over NOT NULL columns; named: any unique one
 CREATE TABLE indexed (a int NOT NULL, b int UNIQUE, body text, answer text);
 CREATE UNIQUE INDEX ON indexed (a);
@@ -102,7 +110,7 @@ SELECT * FROM verdict;
 
 DROP VIEW verdict;
 DROP FUNCTION fill;
-DROP TABLE keyed, indexed CASCADE;
+DROP TABLE keyed, indexed, shifted CASCADE;
 SET client_min_messages = error;
 DROP SCHEMA "My ""Schema""" CASCADE;
 DROP DOMAIN code;

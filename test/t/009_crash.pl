@@ -68,11 +68,11 @@ sub check
 }
 
 # Result files that are long enough to be stored in several slices, and slow
-# enough to be met in the middle: each line stands in them ten times.
+# enough to be met in the middle: each line stands in them fifty times.
 sub slow_fetch
 {
-	$sim->rule({}, items => [ { do => { duplicate => 9 } } ]);
-	$sim->fault({ method => 'GET', path => '^/v1/files/[^/]+/content$' }, { slow_body => 300_000 });
+	$sim->rule({}, items => [ { do => { duplicate => 49 } } ]);
+	$sim->fault({ method => 'GET', path => '^/v1/files/[^/]+/content$' }, { slow_body => 1_500_000 });
 }
 
 # ---- in each state ----

@@ -127,7 +127,7 @@ is(as('alice', 'SELECT count(summary) FROM articles'), '20', 'written to the tab
 
 as('alice', 'UPDATE articles SET summary = NULL');
 $sim->reset;
-$sim->rule({ nth => 1 }, run_seconds => 1);
+$sim->rule({ nth => 1 }, run_seconds => 3600);
 $job = as('alice', $SUBMIT);
 wait_until($node, "SELECT count(*) = 1 FROM llm_batch.batches WHERE job_id = $job AND state = 'in_progress'", 'the first batch flies');
 sql($node, 'REVOKE USAGE ON FOREIGN SERVER sim FROM alice');
@@ -139,6 +139,7 @@ wait_until($node, "SELECT state = 'paused' FROM llm_batch.progress WHERE job_id 
 is(scalar(my @created = $sim->batches), 1, 'nothing more was sent');
 sql($node, 'GRANT USAGE ON FOREIGN SERVER sim TO alice');
 as('alice', "SELECT llm_batch.resume($job)");
+$sim->advance(4000);
 is(wait_job($node, $job), 'succeeded', 'granted again and resumed, it ends');
 is(as('alice', 'SELECT count(summary) FROM articles'), '20', 'with all its answers');
 check_prompts_ran_once($sim, 20);
@@ -236,11 +237,19 @@ sql($node, q{
 	CREATE POLICY own ON public.shared USING (tenant = current_user);
 	GRANT SELECT, UPDATE (summary) ON public.shared TO alice});
 $sim->reset;
-$sim->options(run_seconds => 1);
+$sim->options(run_seconds => 3600);
+# lets the batch of the last job end
+sub land
+{
+	wait_until($node, "SELECT count(*) = 1 FROM llm_batch.batches WHERE job_id = $job AND state = 'in_progress'", 'a batch flies');
+	$sim->advance(4000);
+}
+
 my $SHARED = q{SELECT llm_batch.submit('public.shared', '{{body}}', 'gpt-6-luna', 'summary', server => 'sim', mode => 'batch')};
 $job = as('alice', $SHARED);
 is(as('alice', "SELECT total FROM llm_batch.progress WHERE job_id = $job"), '6', 'a job reads the rows that the policies show its owner');
 sql($node, q{UPDATE public.shared SET tenant = 'mallory' WHERE id = 1; CREATE POLICY keep ON public.shared AS RESTRICTIVE FOR UPDATE USING (id <> 2)});
+land();
 is(wait_job($node, $job), 'partial', 'policies hold when it writes');
 is(as('alice', "SELECT string_agg(key || ' ' || error_code, ', ' ORDER BY key) FROM llm_batch.results WHERE job_id = $job AND state = 'failed' AND answer IS NOT NULL"),
 	'1 write_back, 2 write_back', 'an answer that they withhold is kept');
@@ -249,6 +258,7 @@ is(sql($node, 'SELECT array_agg(id ORDER BY id) FROM public.shared WHERE summary
 sql($node, 'UPDATE public.shared SET summary = NULL');
 $job = as('alice', $SHARED);
 sql($node, 'REVOKE UPDATE (summary) ON public.shared FROM alice');
+land();
 is(wait_job($node, $job), 'failed', 'a job whose owner lost UPDATE on the target');
 is(as('alice', "SELECT DISTINCT error_code, error FROM llm_batch.results WHERE job_id = $job AND answer IS NOT NULL"),
 	'write_back|permission denied for table shared', 'keeps its answers');
@@ -317,7 +327,7 @@ is("@told", '', 'no prompt in the log');
 # ---- owners that go ----
 
 $sim->reset;
-$sim->options(run_seconds => 1);
+$sim->options(run_seconds => 3600);
 $job = as('alice', "SELECT llm_batch.submit_prompts('{One.}', 'gpt-6-luna', server => 'sim')");
 wait_until($node, "SELECT in_flight = 1 FROM llm_batch.progress WHERE job_id = $job", 'a job of alice flies');
 sql($node, 'DROP OWNED BY alice CASCADE; DROP USER MAPPING IF EXISTS FOR alice SERVER sim; DROP ROLE alice');

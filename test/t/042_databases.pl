@@ -148,13 +148,19 @@ timed('ALTER DATABASE ... RENAME', 'ALTER DATABASE two RENAME TO second');
 wait_state('second', $job{two}, 'succeeded', 'the job goes on under the new name');
 is(db('second', 'SELECT count(summary) FROM articles'), '20', 'with all its answers');
 
+db('postgres', q{SET allow_in_place_tablespaces = on; CREATE TABLESPACE elsewhere LOCATION ''});
+db('second', 'UPDATE articles SET summary = NULL');
+$job{second} = hang('second');
+timed('ALTER DATABASE ... SET TABLESPACE', 'ALTER DATABASE second SET TABLESPACE elsewhere');
+wait_state('second', $job{second}, 'succeeded', 'the job goes on in its new place');
+
 $job{three} = hang('three');
 timed('CREATE DATABASE ... TEMPLATE', 'CREATE DATABASE copy TEMPLATE three');
 db('copy', q{CALL llm_batch.check_server('mock')});
 wait_state('copy', $job{three}, 'paused', 'a copy does not spend when a worker comes to it');
 is(db('copy', "SELECT reason FROM llm_batch.progress WHERE job_id = $job{three}"), 'restored', 'for it is one');
 wait_state('three', $job{three}, 'succeeded', 'the job goes on in the original');
-is(scalar(my @created = $sim->batches), 2, 'two batches were created: one for each job, none for the copy');
+is(scalar(my @created = $sim->batches), 3, 'three batches were created: one for each job, none for the copy');
 wait_workers('', 'at rest again', 10);
 is(db('copy', "SELECT state FROM llm_batch.progress WHERE job_id = $job{three}"), 'paused', 'the copy is paused still');
 db('copy', "SELECT llm_batch.cancel($job{three})");

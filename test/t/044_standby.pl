@@ -45,7 +45,7 @@ sub refused
 	my ($query) = @_;
 	my ($status, $out, $error) = $standby->psql('postgres', $query, extra_params => [ '-v', 'VERBOSITY=verbose' ]);
 
-	return $error =~ /ERROR:  (.*)/ ? $1 : "no error: $out";
+	return $error =~ /ERROR:  (.*)\nHINT:  (.*)/ ? "$1 ($2)" : "no error with a hint: $out$error";
 }
 
 foreach my $call (
