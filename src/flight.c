@@ -535,7 +535,7 @@ finalize(LlmbFlight *flight)
 			flight->intake.strange_lines);
 	llmb_flight_say(flight, llmb_batch_state_name(flight->row->state), "every item of the batch is decided");
 	if (llmb_keep_prompts == LLMB_KEEP_JOB)
-		llmb_store_purge_prompts(flight->row->id, flight->intake.answered == flight->row->item_count);
+		llmb_store_purge_prompts(flight->row, flight->intake.answered == flight->row->item_count);
 	ground.job = llmb_flight_job(flight);
 	clean = ground.job->ours && find_ground(flight, &ground) == NULL;
 	llmb_turn_commit();

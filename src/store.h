@@ -112,8 +112,6 @@ extern void llmb_store_resume_job(int64 job);
 extern int	llmb_store_drop_rest(int64 job, const char *code);
 /* Ends a job with nothing left to do; returns its state, NULL if there is. */
 extern char *llmb_store_finish_job(int64 job);
-/* Deletes the prompts of a batch's items that are answered: all of them? */
-extern void llmb_store_purge_prompts(int64 batch, bool all);
 
 /* ---- commands and probes ---- */
 
@@ -217,6 +215,8 @@ typedef struct LlmbBatchRow
  * id and created_at.
  */
 extern void llmb_store_add_batch(LlmbBatchRow *batch);
+/* Deletes the prompts of a batch's items that are answered: all of them? */
+extern void llmb_store_purge_prompts(const LlmbBatchRow *batch, bool all);
 /* Ends the items of a batch that was never sent, with that code. */
 extern void llmb_store_end_unsent(const LlmbBatchRow *batch, LlmbCode code);
 extern List *llmb_store_live_batches(void);	/* of LlmbBatchRow */

@@ -71,23 +71,29 @@ llmb_store_batch_prompts(int64 batch, LlmbPromptTaker take, void *arg)
 {
 	hand_out(llmb_cursor("SELECT p.ordinal, p.prompt, p.system, p.messages, p.params "
 						 "FROM llm_batch.batch b CROSS JOIN unnest(b.items) r "
-						 "JOIN llm_batch.prompt p ON p.job_id = b.job_id AND p.ordinal >= lower(r) AND p.ordinal < upper(r) "
-						 "WHERE b.id = $1 ORDER BY p.ordinal", "l", batch),
+						 "CROSS JOIN LATERAL (SELECT t.ordinal, t.prompt, t.system, t.messages, t.params FROM llm_batch.prompt t "
+						 " WHERE t.job_id = b.job_id AND t.ordinal >= lower(r) AND t.ordinal < upper(r) ORDER BY t.ordinal OFFSET 0) p "
+						 "WHERE b.id = $1", "l", batch),
 			 take, arg);
 }
 
+/* Range by range: a plan for all of them at once may begin at the wrong end. */
 void
-llmb_store_purge_prompts(int64 batch, bool all)
+llmb_store_purge_prompts(const LlmbBatchRow *batch, bool all)
 {
-	if (all)
-		llmb_sql_run("DELETE FROM llm_batch.prompt p USING llm_batch.batch b CROSS JOIN unnest(b.items) r "
-					 "WHERE b.id = $1 AND p.job_id = b.job_id AND p.ordinal >= lower(r) AND p.ordinal < upper(r)",
-					 "l", batch);
-	else
-		llmb_sql_run("DELETE FROM llm_batch.prompt p USING llm_batch.batch b CROSS JOIN unnest(b.items) r "
-					 "WHERE b.id = $1 AND p.job_id = b.job_id AND p.ordinal >= lower(r) AND p.ordinal < upper(r) "
-					 "AND EXISTS (SELECT FROM llm_batch.result s WHERE s.job_id = p.job_id AND s.ordinal = p.ordinal "
-					 " AND s.attempt = b.attempt AND s.state = 'succeeded')", "l", batch);
+	for (int i = 0; i < batch->range_count; i++)
+	{
+		const LlmbRange *range = &batch->ranges[i];
+
+		if (all)
+			llmb_sql_run("DELETE FROM llm_batch.prompt WHERE job_id = $1 AND ordinal >= $2 AND ordinal < $3",
+						 "lii", batch->job, range->lower, range->upper);
+		else
+			llmb_sql_run("DELETE FROM llm_batch.prompt p WHERE job_id = $1 AND ordinal >= $2 AND ordinal < $3 "
+						 "AND (SELECT s.state FROM llm_batch.result s WHERE s.job_id = p.job_id AND s.ordinal = p.ordinal "
+						 " AND s.attempt = $4) = 'succeeded'",
+						 "liii", batch->job, range->lower, range->upper, batch->attempt);
+	}
 }
 
 /* ---- batches ---- */
@@ -121,9 +127,9 @@ llmb_store_add_batch(LlmbBatchRow *batch)
 	batch->state = LLMB_PLANNED;
 	llmb_sql_done(rows);
 
-	llmb_sql_run("DELETE FROM llm_batch.queue q USING unnest($3::int4multirange) r "
-				 "WHERE q.job_id = $1 AND q.attempt = $2 AND q.ordinal >= lower(r) AND q.ordinal < upper(r)",
-				 "lit", batch->job, batch->attempt, items);
+	for (int i = 0; i < batch->range_count; i++)
+		llmb_sql_run("DELETE FROM llm_batch.queue WHERE job_id = $1 AND attempt = $2 AND ordinal >= $3 AND ordinal < $4",
+					 "liii", batch->job, batch->attempt, batch->ranges[i].lower, batch->ranges[i].upper);
 	llmb_sql_run("UPDATE llm_batch.job SET queued = queued - $2, in_flight = in_flight + $2, "
 				 " planned_to = GREATEST(planned_to, $3), state = 'running', reason = NULL, "
 				 " started_at = COALESCE(started_at, clock_timestamp()) WHERE id = $1",
@@ -272,8 +278,9 @@ int
 llmb_store_seen(const LlmbBatchRow *batch, bool *seen)
 {
 	LlmbRows   *rows = llmb_cursor("SELECT s.ordinal FROM llm_batch.batch b CROSS JOIN unnest(b.items) r "
-								   "JOIN llm_batch.result s ON s.job_id = b.job_id AND s.ordinal >= lower(r) AND s.ordinal < upper(r) "
-								   "AND s.attempt = b.attempt WHERE b.id = $1", "l", batch->id);
+								   "CROSS JOIN LATERAL (SELECT t.ordinal FROM llm_batch.result t WHERE t.job_id = b.job_id "
+								   " AND t.ordinal >= lower(r) AND t.ordinal < upper(r) AND t.attempt = b.attempt OFFSET 0) s "
+								   "WHERE b.id = $1", "l", batch->id);
 	int			known = 0;
 	int			count;
 

@@ -204,7 +204,7 @@ bool
 llmb_store_has_work(void)
 {
 	LlmbRows   *rows = llmb_sql("SELECT EXISTS (SELECT FROM llm_batch.job WHERE state IN ('waiting', 'running', 'paused', 'cancelling') "
-								"  AND (state <> 'paused' OR queued = 0 OR "
+								"  AND (state <> 'paused' OR (queued = 0 AND in_flight = 0) OR "
 								"   (in_flight > 0 AND system_identifier = $1 AND database_oid = $2))) "
 								"OR EXISTS (SELECT FROM llm_batch.command) "
 								"OR EXISTS (SELECT FROM llm_batch.probe WHERE ok IS NULL)",

@@ -32,10 +32,15 @@ llmb_store_keys(int64 job, LlmbResult *results, int count)
 {
 	LlmbRows   *rows;
 
-	/* the array's order is the results' order */
+	/*
+	 * The array's order is the results' order.  OFFSET 0 keeps the subquery
+	 * what it is, one index probe for each ordinal: a plan made while the
+	 * table was small would else read all items of the job for each slice.
+	 */
 	rows = llmb_sql("SELECT u.n::int, i.key, i.prompt_hash "
 					"FROM unnest($2::int[]) WITH ORDINALITY u(ordinal, n) "
-					"JOIN llm_batch.item i ON i.job_id = $1 AND i.ordinal = u.ordinal",
+					"CROSS JOIN LATERAL (SELECT t.key, t.prompt_hash FROM llm_batch.item t "
+					" WHERE t.job_id = $1 AND t.ordinal = u.ordinal OFFSET 0) i",
 					"lo", job, ordinal_array(results, count));
 	for (int i = 0; i < llmb_row_count(rows); i++)
 	{

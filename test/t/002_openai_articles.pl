@@ -37,6 +37,10 @@ is($summary->{requests_run}, $count, 'nothing else ran');
 is(join(' ', sort { $b <=> $a } map { $_->{total} } $sim->batches), '500 500 500 500 225', 'no batch is larger than allowed');
 is(sql($node, "SELECT count(*) FROM llm_batch.batches WHERE job_id = $job AND state = 'finalized'"), '5',
 	'five batches are shown as finalized');
+
+# We leave nothing of ours behind; result files are the provider's to expire.
+$sim->wait_for(sub { $sim->summary->{files_deleted} == 5 });
+is(join(' ', map { $_->{deleted} ? 'deleted' : 'kept' } grep { $_->{uploaded} } $sim->files), join(' ', ('deleted') x 5), 'the five request files are deleted');
 check_sim($sim);
 
 done_testing();

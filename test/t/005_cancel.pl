@@ -143,6 +143,18 @@ cmp_ok($batch->{completed}, '>', 5, 'in_progress: some are finished');
 cmp_ok($batch->{completed}, '<', $count, 'in_progress: some are not');
 check('in_progress', $job, 'cancelled', $batch->{completed});
 
+begin('the cancel itself fails');
+$sim->rule({}, run_seconds => 60);
+$sim->fault({ method => 'POST', path => '^/v1/batches/.*/cancel$', nth => [ 1, 2 ] }, { status => 503 });
+$sim->fault({ method => 'POST', path => '^/v1/batches/.*/cancel$', nth => 3 }, { cut_after_commit => $sim->true });
+$job = submit($node, target => 'summary');
+wait_batch($job, q{state = 'in_progress' AND done > 0});
+cancel($job);
+wait_job($node, $job);
+($batch) = $sim->batches;
+is($batch->{status}, 'cancelled', 'the cancel itself fails: it is asked for until it is heard');
+check('the cancel itself fails', $job, 'cancelled', $batch->{completed});
+
 begin('some of three batches');
 sql($node, "ALTER SERVER sim OPTIONS (ADD max_batch_requests '20', ADD max_active_batches '1')");
 $sim->rule({ nth => 2 }, run_seconds => 60);

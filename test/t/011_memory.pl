@@ -57,6 +57,10 @@ is(worker_pid($node), $pid, 'the worker was the same all the time');
 cmp_ok($samples, '>', 100, "its memory was looked at $samples times");
 cmp_ok($most - $before, '<=', $limit_kb, sprintf('its memory moved by %.1f MB', ($most - $before) / 1024));
 
+# No timed test, but what is quadratic would take minutes.
+my $reading = sql($node, "SELECT extract(epoch FROM max(finalized_at - ended_at)) FROM llm_batch.batches WHERE job_id = $job");
+cmp_ok($reading, '<', 60, sprintf('reading the results took %.1f s', $reading));
+
 check_job($node, $job);
 is(sql($node, "SELECT count(*) FROM articles WHERE summary = $LlmBatch::RIGHT"), $count, 'every row has its answer');
 my ($batch, @more) = map { $_->{total} } grep { $_->{total} > 100 } $sim->batches;
