@@ -13,6 +13,8 @@
 #define LLMB_COMMON_H
 
 #ifdef FRONTEND
+/* newer versions of libpgcommon name them so, lest libpq be meant */
+#define USE_PRIVATE_ENCODING_FUNCS
 #include "postgres_fe.h"
 #include "common/fe_memutils.h"
 #else

@@ -303,6 +303,25 @@ llmb_worker_arrives(void)
 	SpinLockRelease(&shared->mutex);
 }
 
+bool
+llmb_worker_is_wanted(void)
+{
+	LlmbSlot   *slot;
+	bool		wanted = true;
+
+	if (shared == NULL)
+		return true;
+	SpinLockAcquire(&shared->mutex);
+	slot = find_slot(MyDatabaseId, false);
+	if (slot)
+	{
+		wanted = slot->wanted;
+		slot->wanted = false;
+	}
+	SpinLockRelease(&shared->mutex);
+	return wanted;
+}
+
 void
 llmb_worker_reports(bool has_extension, bool clean_exit)
 {

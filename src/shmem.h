@@ -48,6 +48,11 @@ extern int	llmb_worker_pid(void);
 
 extern void llmb_launcher_arrives(void);
 extern void llmb_worker_arrives(void);	/* leaves by itself on exit */
+/*
+ * The worker's latch was set: for work?  Late alarms of timeouts that are
+ * long disabled set it, too.  Without shared memory: always true.
+ */
+extern bool llmb_worker_is_wanted(void);
 extern void llmb_worker_reports(bool has_extension, bool clean_exit);
 /* Copies the slot of that number; false past the last. */
 extern bool llmb_slot(int number, LlmbSlot *copy);

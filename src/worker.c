@@ -178,7 +178,7 @@ main_loop(MemoryContext turn)
 		{
 			/* more to do; but first whatever the sockets have */
 			idle_since = GetCurrentTimestamp();
-			if (llmb_http_busy() && llmb_http_wait(0))
+			if (llmb_http_busy() && llmb_http_wait(0) && llmb_worker_is_wanted())
 				llmb_lifecycle_look_again();
 			continue;
 		}
@@ -207,7 +207,7 @@ main_loop(MemoryContext turn)
 			timeout = llmb_sweep_interval_s * 1000L;
 			sweep = true;
 		}
-		if (llmb_http_wait(timeout) || sweep)
+		if ((llmb_http_wait(timeout) && llmb_worker_is_wanted()) || sweep)
 		{
 			/* it may have become one meanwhile */
 			if (database_is_template())

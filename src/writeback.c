@@ -459,8 +459,8 @@ arm_timeouts(long ms)
 static void
 disarm_timeouts(void)
 {
-	/* all, so that no alarm is left to wake an idle worker */
-	disable_all_timeouts(false);
+	disable_timeout(STATEMENT_TIMEOUT, false);
+	disable_timeout(hard_timeout, false);
 }
 
 /*

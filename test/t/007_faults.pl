@@ -94,11 +94,28 @@ foreach my $name (qw(upload create poll fetch))
 	}
 }
 
+# All at once, on a job of several batches.
+$sim->reset;
+sql($node, q{ALTER SERVER sim OPTIONS (ADD max_batch_requests '6')});
+sql($node, 'UPDATE articles SET summary = NULL');
+$sim->fault({ %{ $call{create} }, nth => 'every 2' }, { cut_after_commit => $true });
+$sim->fault({ %{ $call{create} }, nth => 'every 3' }, { status => 500 });
+$sim->fault({ %{ $call{upload} }, nth => 'every 2' }, { cut_upload_at => 500 });
+$sim->fault({ %{ $call{fetch} }, nth => 'every 2' }, { cut_body_at => 2000, reset => $true });
+$sim->fault({ nth => 'every 4' }, { status => 503 });
+my $job = submit($node, target => 'summary');
+is(wait_job($node, $job), 'succeeded', 'all at once: the job succeeded') or explain_job($node, $job);
+check_job($node, $job, 'all at once');
+check_prompts_ran_once($sim, $count, 'all at once: nothing ran twice');
+is(sql($node, "SELECT count(*) FROM articles WHERE summary = $LlmBatch::RIGHT"), $count, 'all at once: every row has its answer');
+is(scalar(grep { !$_->{fired} } $sim->faults), 0, 'all at once: each fault happened');
+sql($node, q{ALTER SERVER sim OPTIONS (DROP max_batch_requests)});
+
 # Retry-After is obeyed, also where the backoff would be shorter.
 $sim->reset;
 $sim->fault({ %{ $call{upload} }, times => 1 }, { status => 429, headers => { 'retry-after' => '2' } });
 $sim->fault({ %{ $call{poll} }, times => 1 }, { status => 429, headers => { 'retry-after-ms' => '1500' } });
-my $job = submit($node, target => 'summary');
+$job = submit($node, target => 'summary');
 is(wait_job($node, $job), 'succeeded', 'Retry-After: the job succeeded');
 my @uploads = $sim->requests(method => 'POST', path => '/v1/files');
 my @polls = $sim->requests(method => 'GET', path => '/v1/batches/');

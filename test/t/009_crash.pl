@@ -124,6 +124,24 @@ $sim->options(run_seconds => 0.1);
 $sim->advance(15);
 check('terminated while it sleeps', $job);
 
+# A cancel that was heard is not forgotten.
+foreach my $way (@ways)
+{
+	begin("cancelling, $way");
+	$sim->rule({}, run_seconds => 15, cancel_seconds => 1);
+	$job = submit($node, target => 'summary');
+	wait_until($node, "SELECT sum(done) > 10 FROM llm_batch.batches WHERE job_id = $job AND state = 'in_progress'", 'the batches run');
+	sql($node, "SELECT llm_batch.cancel($job)");
+	wait_until($node, "SELECT count(*) > 0 FROM llm_batch.batches WHERE job_id = $job AND state = 'cancelling'", 'cancelling is reached');
+	$crash{$way}->();
+	is(wait_job($node, $job), 'cancelled', "cancelling, $way: the job is cancelled") or explain_job($node, $job);
+	check_job($node, $job, "cancelling, $way");
+	my $completed = 0;
+	$completed += $_->{completed} foreach $sim->batches;
+	is(sql($node, "SELECT count(*) FROM articles WHERE summary = $LlmBatch::RIGHT"), $completed, "cancelling, $way: what was finished is written");
+	is(join(' ', map { $_->{status} } $sim->batches), 'cancelled cancelled', "cancelling, $way: both batches are cancelled, no third is created");
+}
+
 # ---- at random moments ----
 
 my @all = sort keys %crash;

@@ -54,7 +54,7 @@ sub wait_state
 	return is($said, $state, $name);
 }
 
-# One that comes back to its senses only after a minute.
+# With a provider that takes an hour, and with the simulator.
 sub create_database
 {
 	my ($name) = @_;
