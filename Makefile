@@ -2,6 +2,7 @@
 
 MODULE_big = llm_batch
 OBJS = \
+	src/answer.o \
 	src/batch.o \
 	src/bulk.o \
 	src/call.o \
@@ -15,24 +16,36 @@ OBJS = \
 	src/llm_batch.o \
 	src/look.o \
 	src/mock_answer.o \
+	src/model.o \
+	src/openai_answer.o \
+	src/openai_request.o \
 	src/options.o \
+	src/pace.o \
 	src/plan.o \
+	src/price.o \
 	src/probe.o \
+	src/provider.o \
+	src/provider_anthropic.o \
+	src/provider_gemini.o \
 	src/provider_mock.o \
 	src/provider_openai.o \
+	src/realtime.o \
 	src/replies.o \
 	src/request.o \
 	src/results.o \
+	src/schema.o \
 	src/shmem.o \
 	src/source.o \
 	src/spool.o \
 	src/sql.o \
 	src/store_batch.o \
 	src/store_job.o \
+	src/store_model.o \
 	src/store_result.o \
 	src/submit.o \
 	src/template.o \
 	src/turn.o \
+	src/verify.o \
 	src/worker.o \
 	src/writeback.o
 

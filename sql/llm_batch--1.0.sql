@@ -72,6 +72,7 @@ CREATE TABLE llm_batch.job (
 	unapplied int NOT NULL DEFAULT 0,
 	uncertain int NOT NULL DEFAULT 0,
 	planned_to int NOT NULL DEFAULT 0,
+	max_cost numeric,
 	cost numeric,
 	cost_unknown int NOT NULL DEFAULT 0,
 	saved numeric,
@@ -133,17 +134,20 @@ CREATE TABLE llm_batch.queue (
 	attempt int NOT NULL,
 	ordinal int NOT NULL,
 	not_before timestamptz NOT NULL,
+	realtime boolean NOT NULL DEFAULT false,
 	PRIMARY KEY (job_id, attempt, ordinal)
 );
 CREATE INDEX queue_due ON llm_batch.queue (job_id, not_before);
 COMMENT ON TABLE llm_batch.queue IS
 'items to be sent again; first attempts need no row, they are the ordinals above job.planned_to';
+COMMENT ON COLUMN llm_batch.queue.realtime IS 'fell back from a batch: goes in real time, whatever the mode of its job';
 
 CREATE SEQUENCE llm_batch.batch_id_seq;
 CREATE TABLE llm_batch.batch (
 	id bigint PRIMARY KEY DEFAULT pg_catalog.nextval('llm_batch.batch_id_seq'),
 	job_id bigint NOT NULL,
 	server name NOT NULL,
+	mode text NOT NULL CHECK (mode IN ('batch', 'realtime')),
 	attempt int NOT NULL,
 	state text NOT NULL CHECK (state IN ('planned', 'uploading', 'submitting', 'verifying', 'in_progress',
 		'cancelling', 'ended', 'fetching', 'finalized', 'failed', 'cancelled')),
@@ -152,6 +156,9 @@ CREATE TABLE llm_batch.batch (
 	creates int NOT NULL DEFAULT 0,
 	item_count int NOT NULL,
 	file_bytes bigint NOT NULL,
+	forecast_tokens bigint NOT NULL,
+	forecast_cost numeric,
+	marked int NOT NULL DEFAULT 0,
 	done int NOT NULL DEFAULT 0,
 	failed int NOT NULL DEFAULT 0,
 	tries int NOT NULL DEFAULT 0,
@@ -175,6 +182,10 @@ CREATE INDEX batch_live ON llm_batch.batch (id) WHERE state NOT IN ('finalized',
 COMMENT ON TABLE llm_batch.batch IS 'one batch at a provider; every change of state is committed before or after the call it belongs to';
 COMMENT ON COLUMN llm_batch.batch.items IS 'ordinals of its items';
 COMMENT ON COLUMN llm_batch.batch.token IS 'random; begins its custom_ids, and with creates travels as the label of the batch';
+COMMENT ON COLUMN llm_batch.batch.mode IS 'batch: one batch at the provider; realtime: its items are sent singly';
+COMMENT ON COLUMN llm_batch.batch.marked IS 'mode realtime: so many of its items, from the first, may have been sent';
+COMMENT ON COLUMN llm_batch.batch.forecast_tokens IS 'input tokens that it is expected to have';
+COMMENT ON COLUMN llm_batch.batch.forecast_cost IS 'USD that it is expected to cost; NULL: the price is not known';
 COMMENT ON COLUMN llm_batch.batch.remote_end IS 'how the provider ended it: ended, expired, cancelled or failed';
 
 CREATE TABLE llm_batch.result (
@@ -342,6 +353,328 @@ SELECT pg_catalog.pg_extension_config_dump('llm_batch.job_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('llm_batch.batch_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('llm_batch.event_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('llm_batch.command_id_seq', '');
+
+----------------------------------------------------------------------------
+-- Models
+----------------------------------------------------------------------------
+
+CREATE TABLE llm_batch.model (
+	api text NOT NULL CHECK (api IN ('openai', 'anthropic', 'gemini', 'mock')),
+	name text NOT NULL,
+	host text,
+	valid_from date NOT NULL DEFAULT '-infinity',
+	shipped boolean NOT NULL DEFAULT false,
+	class text,
+	sampling text CHECK (sampling IN ('any', 'default', 'effort none')),
+	efforts text[],
+	default_effort text,
+	json_schema boolean,
+	batch boolean,
+	context_window int CHECK (context_window > 0),
+	max_input int CHECK (max_input > 0),
+	max_output int CHECK (max_output > 0),
+	bytes_per_token numeric CHECK (bytes_per_token BETWEEN 0.1 AND 100),
+	input numeric,
+	cached numeric,
+	cache_write numeric,
+	cache_write_long numeric,
+	output numeric,
+	batch_input numeric,
+	batch_cached numeric,
+	batch_cache_write numeric,
+	batch_output numeric,
+	long_context int CHECK (long_context > 0),
+	long_input numeric,
+	long_output numeric,
+	note text,
+	CONSTRAINT model_long_context CHECK (long_context IS NULL OR (long_input IS NOT NULL AND long_output IS NOT NULL)),
+	CONSTRAINT model_output CHECK ((input IS NULL) = (output IS NULL)),
+	-- NaN is greater than infinity
+	CONSTRAINT model_prices CHECK (0 <= ALL (ARRAY[input, cached, cache_write, cache_write_long, output])
+		AND 'Infinity' > ALL (ARRAY[input, cached, cache_write, cache_write_long, output])),
+	CONSTRAINT model_factors CHECK (0 <= ALL (ARRAY[batch_input, batch_cached, batch_cache_write, batch_output, long_input, long_output])
+		AND 'Infinity' > ALL (ARRAY[batch_input, batch_cached, batch_cache_write, batch_output, long_input, long_output]))
+);
+CREATE UNIQUE INDEX model_row ON llm_batch.model (api, name, (COALESCE(host, '')), valid_from, shipped);
+COMMENT ON TABLE llm_batch.model IS
+'what models can do and what they cost in USD per million tokens; rows of yours win over those that came with the extension. NULL: not known';
+COMMENT ON COLUMN llm_batch.model.api IS 'api of the servers that have the model';
+COMMENT ON COLUMN llm_batch.model.name IS
+'a name, or a LIKE pattern with %: names go before patterns, of several patterns the longest counts. A model is also known by its name without the date at the end; a fine-tuned one by its base, but for the prices';
+COMMENT ON COLUMN llm_batch.model.host IS
+'a LIKE pattern: only for servers whose base_url has such a host; NULL: for all';
+COMMENT ON COLUMN llm_batch.model.valid_from IS 'first day (UTC) for which the row holds; the newest such row counts';
+COMMENT ON COLUMN llm_batch.model.shipped IS
+'the row came with the extension. What a row of yours leaves NULL is taken from the shipped one; but the five prices are always one row''s';
+COMMENT ON COLUMN llm_batch.model.class IS
+'how its requests are written: a word that the provider''s part of the extension explains';
+COMMENT ON COLUMN llm_batch.model.sampling IS
+'which temperature and top_p it takes: any; default: none but the default; effort none: only with reasoning_effort "none"';
+COMMENT ON COLUMN llm_batch.model.efforts IS 'values of reasoning_effort that it takes; {}: none';
+COMMENT ON COLUMN llm_batch.model.default_effort IS 'the reasoning_effort that it has when none is given';
+COMMENT ON COLUMN llm_batch.model.json_schema IS 'whether it answers in a given JSON schema';
+COMMENT ON COLUMN llm_batch.model.batch IS 'whether the provider takes it in batches';
+COMMENT ON COLUMN llm_batch.model.context_window IS 'tokens of a prompt and its answer together';
+COMMENT ON COLUMN llm_batch.model.max_input IS 'tokens of a prompt; NULL: as the context window';
+COMMENT ON COLUMN llm_batch.model.max_output IS 'tokens of an answer, reasoning included';
+COMMENT ON COLUMN llm_batch.model.bytes_per_token IS
+'bytes of a request for one token of input, until usage has taught better; NULL: 4';
+COMMENT ON COLUMN llm_batch.model.input IS 'price of input that no cache has';
+COMMENT ON COLUMN llm_batch.model.cached IS 'price of input that was read from a cache';
+COMMENT ON COLUMN llm_batch.model.cache_write IS 'price of input that was written to a cache for the usual time';
+COMMENT ON COLUMN llm_batch.model.cache_write_long IS 'price of input that was written to a cache for the longer time';
+COMMENT ON COLUMN llm_batch.model.output IS 'price of output, reasoning included';
+COMMENT ON COLUMN llm_batch.model.batch_input IS 'what input costs in a batch, as a factor: 0.5 is half';
+COMMENT ON COLUMN llm_batch.model.batch_cached IS 'the same for cached input';
+COMMENT ON COLUMN llm_batch.model.batch_cache_write IS 'the same for input that was written to a cache, for whichever time';
+COMMENT ON COLUMN llm_batch.model.batch_output IS 'the same for output';
+COMMENT ON COLUMN llm_batch.model.long_context IS
+'requests of more input tokens than this (cached and written ones included) have other prices';
+COMMENT ON COLUMN llm_batch.model.long_input IS 'their price of input, cached or not, as a factor';
+COMMENT ON COLUMN llm_batch.model.long_output IS 'their price of output, as a factor';
+COMMENT ON COLUMN llm_batch.model.note IS 'where the row comes from; whatever you like to add';
+COMMENT ON INDEX llm_batch.model_row IS 'one row for each model, host and day; yours beside the shipped one';
+
+GRANT SELECT ON llm_batch.model TO PUBLIC;
+SELECT pg_catalog.pg_extension_config_dump('llm_batch.model', 'WHERE NOT shipped');
+
+-- Prices and limits as of 2026-11-21, from the price map of litellm (copy of
+-- 2026-08-01), genai-prices 0.1.8 (2026-09-23) and the providers' own pages;
+-- where they differ the newer one counts.  They change about monthly.
+
+-- OpenAI: batches at half of everything; above 272,000 tokens of input, input
+-- costs twice and output 1.5 times as much, for the whole request.  Writes to
+-- the cache cost nothing extra before gpt-5.6; those kept for 12 hours cost
+-- twice the others.  Efforts and sampling: model pages, September to November
+-- 2026, and recorded refusals.
+INSERT INTO llm_batch.model (api, shipped, batch, batch_input, batch_cached, batch_cache_write, batch_output,
+	name, valid_from, class, sampling, efforts, default_effort, json_schema, context_window, max_input, max_output,
+	input, cached, cache_write, cache_write_long, output, long_context, long_input, long_output, note)
+SELECT 'openai', true, true, 0.5, 0.5, 0.5, 0.5,
+	name, valid_from::date, class, sampling, pg_catalog.string_to_array(efforts, ' '), default_effort, json_schema, context_window, max_input, max_output,
+	input, cached, write, write_long, output, long, CASE WHEN long > 0 THEN 2 END, CASE WHEN long > 0 THEN 1.5 END, note
+FROM (VALUES
+	('gpt-6-astra',            '-infinity',  'reasoning', 'default',     'low medium high xhigh max',              NULL,     true,  1050000, 922000, 128000,   10,     1,  12.5,   25,   50, 272000, 'genai-prices 2026-09-23'),
+	('gpt-6.2-sol',            '-infinity',  'reasoning', 'default',     'low medium high xhigh max',              NULL,     true,  1050000, 922000, 128000,    2,   0.1,   2.5,    5,   10, 272000, 'provider page 2026-11-17; batch discount assumed'),
+	('gpt-6.1-sol',            '-infinity',  'reasoning', 'default',     'low medium high xhigh',                  NULL,     true,  1050000, 922000, 128000,    2,   0.1,   2.5,    5,   10, 272000, 'provider page 2026-10-13'),
+	('gpt-6-sol',              '-infinity',  'reasoning', 'effort none', 'none minimal low medium high xhigh max', 'medium', true,  1050000, 922000, 128000,    2,   0.2,   2.5,    5,   10, 272000, 'provider page 2026-10-13'),
+	('gpt-6-luna',             '-infinity',  'reasoning', 'effort none', 'none minimal low medium high xhigh max', 'medium', true,  1050000, 922000, 128000,  0.1,  0.01, 0.125, 0.25,  0.5, 272000, 'genai-prices 2026-09-23'),
+	('gpt-5.6-sol',            '-infinity',  'reasoning', 'effort none', 'none minimal low medium high xhigh max', 'medium', true,  1050000,   NULL, 128000,    5,   0.5,  6.25, 12.5,   30, 272000, 'litellm 2026-08-01'),
+	('gpt-5.6-sol',            '2026-08-21', 'reasoning', 'effort none', 'none minimal low medium high xhigh max', 'medium', true,  1050000,   NULL, 128000,    4,   0.4,     5,   10,   20, 272000, 'genai-prices 2026-09-23'),
+	('gpt-5.6-terra',          '-infinity',  'reasoning', 'effort none', 'none minimal low medium high xhigh max', 'medium', true,  1050000,   NULL, 128000,    2,   0.2,   2.5,    5,   12, 272000, 'genai-prices 2026-09-23'),
+	('gpt-5.6-luna',           '-infinity',  'reasoning', 'effort none', 'none minimal low medium high xhigh max', 'medium', true,  1050000,   NULL, 128000,  0.2,  0.02,  0.25,  0.5,  1.2, 272000, 'genai-prices 2026-09-23'),
+	('gpt-5.5',                '-infinity',  'reasoning', 'effort none', 'none minimal low medium high xhigh max', 'none',   true,  1050000,   NULL, 128000,    5,   0.5,     5, NULL,   30, 272000, 'litellm 2026-08-01'),
+	('gpt-5.4',                '-infinity',  'reasoning', 'effort none', 'none minimal low medium high xhigh max', 'none',   true,  1050000,   NULL, 128000,  2.5,  0.25,   2.5, NULL,   15, 272000, 'litellm 2026-08-01'),
+	('gpt-5.4-mini',           '-infinity',  'reasoning', 'effort none', 'none minimal low medium high xhigh max', 'none',   true,   400000, 272000, 128000, 0.75, 0.075,  0.75, NULL,  4.5,   NULL, 'litellm 2026-08-01'),
+	('gpt-5.4-nano',           '-infinity',  'reasoning', 'effort none', 'none minimal low medium high xhigh max', 'none',   true,   400000, 272000, 128000,  0.2,  0.02,   0.2, NULL, 1.25,   NULL, 'litellm 2026-08-01'),
+	('gpt-5-mini',             '-infinity',  'reasoning', 'default',     'minimal low medium high',                NULL,     true,   400000, 272000, 128000, 0.25, 0.025,  0.25, NULL,    2,   NULL, 'litellm 2026-08-01'),
+	('gpt-5-nano',             '-infinity',  'reasoning', 'default',     'minimal low medium high',                NULL,     true,   400000, 272000, 128000, 0.05, 0.005,  0.05, NULL,  0.4,   NULL, 'litellm 2026-08-01'),
+	('gpt-4.1',                '-infinity',  'chat',      'any',         '',                                       NULL,     true,  1047576,   NULL,  32768,    2,   0.5,     2, NULL,    8,   NULL, 'litellm 2026-08-01'),
+	('gpt-4.1-mini',           '-infinity',  'chat',      'any',         '',                                       NULL,     true,  1047576,   NULL,  32768,  0.4,   0.1,   0.4, NULL,  1.6,   NULL, 'litellm 2026-08-01'),
+	('gpt-4.1-nano',           '-infinity',  'chat',      'any',         '',                                       NULL,     true,  1047576,   NULL,  32768,  0.1, 0.025,   0.1, NULL,  0.4,   NULL, 'litellm 2026-08-01'),
+	('gpt-4o',                 '-infinity',  'chat',      'any',         '',                                       NULL,     true,   128000,   NULL,  16384,  2.5,  1.25,   2.5, NULL,   10,   NULL, 'litellm 2026-08-01'),
+	('gpt-4o-mini',            '-infinity',  'chat',      'any',         '',                                       NULL,     true,   128000,   NULL,  16384, 0.15, 0.075,  0.15, NULL,  0.6,   NULL, 'litellm 2026-08-01'),
+	('o3',                     '-infinity',  'reasoning', 'default',     'low medium high',                        NULL,     true,   200000,   NULL, 100000,    2,   0.5,     2, NULL,    8,   NULL, 'litellm 2026-08-01'),
+	('o4-mini',                '-infinity',  'reasoning', 'default',     'low medium high',                        NULL,     true,   200000,   NULL, 100000,  1.1, 0.275,   1.1, NULL,  4.4,   NULL, 'litellm 2026-08-01'),
+	('text-embedding-3-small', '-infinity',  'embedding', NULL,          '',                                       NULL,     false,    8191,   NULL,   NULL, 0.02,  NULL,  NULL, NULL,    0,   NULL, 'litellm 2026-08-01'),
+	('text-embedding-3-large', '-infinity',  'embedding', NULL,          '',                                       NULL,     false,    8191,   NULL,   NULL, 0.13,  NULL,  NULL, NULL,    0,   NULL, 'litellm 2026-08-01'),
+	('gpt-5.2',                '-infinity',  'reasoning', 'effort none', 'none minimal low medium high xhigh max', 'none',   NULL,     NULL,   NULL,   NULL, NULL,  NULL,  NULL, NULL, NULL,   NULL, 'price not known'),
+	('gpt-5.2-%',              '-infinity',  'reasoning', 'effort none', 'none minimal low medium high xhigh max', 'none',   NULL,     NULL,   NULL,   NULL, NULL,  NULL,  NULL, NULL, NULL,   NULL, 'price not known'),
+	('gpt-5.1',                '-infinity',  'reasoning', 'effort none', 'none minimal low medium high xhigh max', 'none',   NULL,     NULL,   NULL,   NULL, NULL,  NULL,  NULL, NULL, NULL,   NULL, 'price not known'),
+	('gpt-5.1-%',              '-infinity',  'reasoning', 'effort none', 'none minimal low medium high xhigh max', 'none',   NULL,     NULL,   NULL,   NULL, NULL,  NULL,  NULL, NULL, NULL,   NULL, 'price not known'),
+	('gpt-5',                  '-infinity',  'reasoning', 'default',     'minimal low medium high',                NULL,     NULL,     NULL,   NULL,   NULL, NULL,  NULL,  NULL, NULL, NULL,   NULL, 'price not known'),
+	('gpt-5-%',                '-infinity',  'reasoning', 'default',     'minimal low medium high',                NULL,     NULL,     NULL,   NULL,   NULL, NULL,  NULL,  NULL, NULL, NULL,   NULL, 'price not known'),
+	('gpt-5-chat%',            '-infinity',  'chat',      'any',         NULL,                                     NULL,     NULL,     NULL,   NULL,   NULL, NULL,  NULL,  NULL, NULL, NULL,   NULL, 'price not known'),
+	('o1',                     '-infinity',  'reasoning', 'default',     'low medium high',                        NULL,     NULL,     NULL,   NULL,   NULL, NULL,  NULL,  NULL, NULL, NULL,   NULL, 'price not known'),
+	('o1-%',                   '-infinity',  'reasoning', 'default',     'low medium high',                        NULL,     NULL,     NULL,   NULL,   NULL, NULL,  NULL,  NULL, NULL, NULL,   NULL, 'price not known'),
+	('o3-%',                   '-infinity',  'reasoning', 'default',     'low medium high',                        NULL,     NULL,     NULL,   NULL,   NULL, NULL,  NULL,  NULL, NULL, NULL,   NULL, 'price not known'),
+	('o4-%',                   '-infinity',  'reasoning', 'default',     'low medium high',                        NULL,     NULL,     NULL,   NULL,   NULL, NULL,  NULL,  NULL, NULL, NULL,   NULL, 'price not known'),
+	('gpt-5.6-%',              '-infinity',  'reasoning', 'effort none', 'none minimal low medium high xhigh max', 'medium', NULL,     NULL,   NULL,   NULL, NULL,  NULL,  NULL, NULL, NULL,   NULL, 'price not known'),
+	('gpt-5.6',                '-infinity',  'reasoning', 'effort none', 'none minimal low medium high xhigh max', 'medium', NULL,     NULL,   NULL,   NULL, NULL,  NULL,  NULL, NULL, NULL,   NULL, 'price not known'),
+	('gpt-5.5-%',              '-infinity',  'reasoning', 'effort none', 'none minimal low medium high xhigh max', 'none',   NULL,     NULL,   NULL,   NULL, NULL,  NULL,  NULL, NULL, NULL,   NULL, 'price not known'),
+	('gpt-5.4-%',              '-infinity',  'reasoning', 'effort none', 'none minimal low medium high xhigh max', 'none',   NULL,     NULL,   NULL,   NULL, NULL,  NULL,  NULL, NULL, NULL,   NULL, 'price not known'),
+	('gpt-4o-%',               '-infinity',  'chat',      'any',         '',                                       NULL,     NULL,     NULL,   NULL,   NULL, NULL,  NULL,  NULL, NULL, NULL,   NULL, 'price not known'),
+	('gpt-4.1-%',              '-infinity',  'chat',      'any',         '',                                       NULL,     NULL,     NULL,   NULL,   NULL, NULL,  NULL,  NULL, NULL, NULL,   NULL, 'price not known')
+) v (name, valid_from, class, sampling, efforts, default_effort, json_schema, context_window, max_input, max_output,
+	input, cached, write, write_long, output, long, note);
+
+-- Anthropic: batches at half of everything.  The newer tokenisers (4.7 and
+-- later) make about 30 % more tokens of the same text.
+INSERT INTO llm_batch.model (api, shipped, batch, batch_input, batch_cached, batch_cache_write, batch_output,
+	name, valid_from, class, sampling, json_schema, context_window, max_output,
+	input, cached, cache_write, cache_write_long, output, bytes_per_token, long_context, long_input, long_output, note)
+SELECT 'anthropic', true, true, 0.5, 0.5, 0.5, 0.5,
+	name, valid_from::date, class, sampling, json_schema, context_window, max_output,
+	input, cached, write, write_long, output, bytes_per_token, long, long_factor, long_factor, note
+FROM (VALUES
+	('claude-fable-5-1',  '-infinity',  'claude-adaptive', 'default', true, 1000000, 128000,   10, 0.25,  12.5,   20,   50,  3.1,   NULL, NULL, 'genai-prices 2026-09-23'),
+	('claude-fable-5',    '-infinity',  'claude-adaptive', 'default', true, 1000000, 128000,   10,    1,  12.5,   20,   50,  3.1,   NULL, NULL, 'litellm 2026-08-01'),
+	('claude-opus-5-5',   '-infinity',  'claude-adaptive', 'default', true, 1000000, 128000,    4,  0.2,     5,    8,   20,  3.1,   NULL, NULL, 'provider page 2026-10-08'),
+	('claude-opus-5',     '-infinity',  'claude-adaptive', 'default', true, 1000000, 128000,    5,  0.5,  6.25,   10,   25,  3.1,   NULL, NULL, 'genai-prices 2026-09-23'),
+	('claude-opus-4-8',   '-infinity',  'claude-adaptive', 'default', true, 1000000, 128000,    5,  0.5,  6.25,   10,   25,  3.1,   NULL, NULL, 'litellm 2026-08-01'),
+	('claude-sonnet-5-5', '-infinity',  'claude-adaptive', 'default', true, 1000000, 128000,    2,  0.2,   2.5,    4,   10,  3.1,   NULL, NULL, 'provider page 2026-10-24'),
+	('claude-sonnet-5-5', '2026-10-07', 'claude-adaptive', 'default', true, 1000000, 128000,    2,  0.1,   2.5,    4,   10,  3.1,   NULL, NULL, 'provider page 2026-10-24: cheaper cache reads'),
+	('claude-sonnet-5',   '-infinity',  'claude-adaptive', 'default', true, 1000000, 128000,    2,  0.2,   2.5,    4,   10,  3.1,   NULL, NULL, 'genai-prices 2026-09-23'),
+	('claude-sonnet-4-6', '-infinity',  'claude-enabled',  'any',     true, 1000000,  64000,    3,  0.3,  3.75,    6,   15, NULL,   NULL, NULL, 'genai-prices 2026-09-23; a page says 128000 max_output'),
+	('claude-haiku-5-5',  '-infinity',  'claude-adaptive', 'default', true, 1000000, 128000,  0.1, 0.01, 0.125,  0.2,  0.5,  3.1, 100000,    5, 'provider page 2026-10-24'),
+	('claude-haiku-4-5',  '-infinity',  'claude-enabled',  'any',     true,  200000,  64000,    1,  0.1,  1.25,    2,    5, NULL,   NULL, NULL, 'genai-prices 2026-09-23'),
+	('claude-opus-4-7',   '-infinity',  'claude-adaptive', 'default', NULL,    NULL,   NULL, NULL, NULL,  NULL, NULL, NULL,  3.1,   NULL, NULL, 'price not known'),
+	('claude-opus-4-6',   '-infinity',  'claude-enabled',  'any',     NULL,    NULL,   NULL, NULL, NULL,  NULL, NULL, NULL, NULL,   NULL, NULL, 'price not known'),
+	('claude-sonnet-4-5', '-infinity',  'claude-enabled',  'any',     NULL,    NULL,   NULL, NULL, NULL,  NULL, NULL, NULL, NULL,   NULL, NULL, 'price not known')
+) v (name, valid_from, class, sampling, json_schema, context_window, max_output,
+	input, cached, write, write_long, output, bytes_per_token, long, long_factor, note);
+
+-- Google: batches at half, but for cached input.
+INSERT INTO llm_batch.model (api, shipped, batch, batch_input, batch_cached, batch_output,
+	name, valid_from, class, sampling, efforts, default_effort, json_schema, context_window, max_output,
+	input, cached, output, long_context, long_input, long_output, note)
+SELECT 'gemini', true, true, 0.5, 1, 0.5,
+	name, valid_from::date, class, sampling, pg_catalog.string_to_array(efforts, ' '), default_effort, json_schema, context_window, max_output,
+	input, cached, output, long, CASE WHEN long > 0 THEN 2 END, CASE WHEN long > 0 THEN 1.5 END, note
+FROM (VALUES
+	('gemini-3.8-flash',       '-infinity',  'gemini-level',  'default', 'low medium high',         'medium', true,  1048576, 65536, 0.75, 0.075, 3.75,   NULL, 'genai-prices 2026-09-23; introductory price'),
+	('gemini-3.8-flash',       '2027-01-01', 'gemini-level',  'default', 'low medium high',         'medium', true,  1048576, 65536,  1.5,  0.15,  7.5,   NULL, 'genai-prices 2026-09-23'),
+	('gemini-3.7-flash',       '-infinity',  'gemini-level',  'default', 'minimal low medium high', 'medium', true,  1048576, 65536, 0.75, 0.075, 3.75,   NULL, 'genai-prices 2026-09-23; introductory price'),
+	('gemini-3.7-flash',       '2027-01-01', 'gemini-level',  'default', 'minimal low medium high', 'medium', true,  1048576, 65536,  1.5,  0.15,  7.5,   NULL, 'genai-prices 2026-09-23'),
+	('gemini-3.6-flash',       '-infinity',  'gemini-level',  'default', 'minimal low medium high', 'medium', true,  1048576, 65536, 0.75, 0.075, 3.75,   NULL, 'genai-prices 2026-09-23; introductory price'),
+	('gemini-3.6-flash',       '2027-01-01', 'gemini-level',  'default', 'minimal low medium high', 'medium', true,  1048576, 65536,  1.5,  0.15,  7.5,   NULL, 'genai-prices 2026-09-23'),
+	('gemini-3.5-flash',       '-infinity',  'gemini-level',  'any',     'minimal low medium high', NULL,     true,  1048576, 65536,  1.5,  0.15,    9,   NULL, 'genai-prices 2026-09-23'),
+	('gemini-3.5-flash-lite',  '-infinity',  'gemini-level',  'any',     'minimal low medium high', NULL,     true,  1048576, 65536,  0.3,  0.03,  2.5,   NULL, 'genai-prices 2026-09-23'),
+	('gemini-3.1-pro-preview', '-infinity',  'gemini-level',  'any',     'minimal low medium high', NULL,     true,  1048576, 65536,    2,   0.2,   12, 200000, 'genai-prices 2026-09-23'),
+	('gemini-3.1-flash-lite',  '-infinity',  'gemini-level',  'any',     'minimal low medium high', NULL,     true,  1048576, 65536, 0.25, 0.025,  1.5,   NULL, 'litellm 2026-08-01'),
+	('gemini-2.5-pro',         '-infinity',  'gemini-budget', 'any',     NULL,                      NULL,     true,  1048576, 65536, 1.25, 0.125,   10, 200000, 'litellm 2026-08-01'),
+	('gemini-2.5-flash',       '-infinity',  'gemini-budget', 'any',     NULL,                      NULL,     true,  1048576, 65536,  0.3,  0.03,  2.5,   NULL, 'genai-prices 2026-09-23'),
+	('gemini-2.5-flash-lite',  '-infinity',  'gemini-budget', 'any',     NULL,                      NULL,     true,  1048576, 65536,  0.1,  0.01,  0.4,   NULL, 'litellm 2026-08-01'),
+	('gemini-embedding-001',   '-infinity',  'embedding',     NULL,      '',                        NULL,     false,    2048,  NULL, 0.15,  NULL,    0,   NULL, 'litellm 2026-08-01'),
+	('gemini-2.5-%',           '-infinity',  'gemini-budget', 'any',     NULL,                      NULL,     NULL,     NULL,  NULL, NULL,  NULL, NULL,   NULL, 'price not known'),
+	('gemini-3%',              '-infinity',  'gemini-level',  NULL,      NULL,                      NULL,     NULL,     NULL,  NULL, NULL,  NULL, NULL,   NULL, 'price not known')
+) v (name, valid_from, class, sampling, efforts, default_effort, json_schema, context_window, max_output,
+	input, cached, output, long, note);
+
+-- Others that speak OpenAI's protocol: Groq, Mistral, xAI, Together.  What
+-- cached input costs in their batches is not stated.
+INSERT INTO llm_batch.model (api, shipped, batch, batch_input, batch_output,
+	host, name, class, sampling, json_schema, context_window, max_output, input, cached, output,
+	long_context, long_input, long_output, note)
+SELECT 'openai', true, true, 0.5, 0.5,
+	host, name, class, sampling, json_schema, context_window, max_output, input, cached, output,
+	long, CASE WHEN long > 0 THEN 2 END, CASE WHEN long > 0 THEN 2 END, note
+FROM (VALUES
+	('api.groq.com',   'openai/gpt-oss-120b',                           'chat',      'any', true,   131072,  32766,  0.15,  0.075,  0.6,   NULL, 'litellm 2026-08-01'),
+	('api.groq.com',   'openai/gpt-oss-20b',                            'chat',      'any', true,   131072,  32768, 0.075, 0.0375,  0.3,   NULL, 'litellm 2026-08-01'),
+	('api.groq.com',   'llama-3.3-70b-versatile',                       'chat',      'any', false,  128000,  32768,  0.59,   NULL, 0.79,   NULL, 'litellm 2026-08-01'),
+	('api.groq.com',   'llama-3.1-8b-instant',                          'chat',      'any', false,  128000,   8192,  0.05,   NULL, 0.08,   NULL, 'litellm 2026-08-01'),
+	('api.groq.com',   'qwen/qwen3-32b',                                'chat',      'any', false,  131000, 131000,  0.29,   NULL, 0.59,   NULL, 'litellm 2026-08-01'),
+	('api.groq.com',   'moonshotai/kimi-k2-instruct-0905',              'chat',      'any', true,   262144,  16384,     1,    0.5,    3,   NULL, 'litellm 2026-08-01'),
+	('api.groq.com',   'meta-llama/llama-4-scout-17b-16e-instruct',     'chat',      'any', true,   131072,   8192,  0.11,   NULL, 0.34,   NULL, 'litellm 2026-08-01'),
+	('api.groq.com',   'meta-llama/llama-4-maverick-17b-128e-instruct', 'chat',      'any', true,   131072,   8192,   0.2,   NULL,  0.6,   NULL, 'litellm 2026-08-01'),
+	('api.mistral.ai', 'mistral-large-2512',                            'chat',      'any', true,   262144, 262144,   0.5,   0.05,  1.5,   NULL, 'genai-prices 2026-09-23'),
+	('api.mistral.ai', 'mistral-medium-3-5',                            'chat',      'any', true,   262144, 262144,   1.5,   0.15,  7.5,   NULL, 'genai-prices 2026-09-23'),
+	('api.mistral.ai', 'mistral-small-2603',                            'chat',      'any', true,   262144,   NULL,  0.15,  0.015,  0.6,   NULL, 'genai-prices 2026-09-23'),
+	('api.mistral.ai', 'ministral-14b-2512',                            'chat',      'any', true,   262144,   NULL,   0.2,   0.02,  0.2,   NULL, 'genai-prices 2026-09-23'),
+	('api.mistral.ai', 'ministral-8b-2512',                             'chat',      'any', true,   262144, 262144,  0.15,  0.015, 0.15,   NULL, 'genai-prices 2026-09-23'),
+	('api.mistral.ai', 'ministral-3b-2512',                             'chat',      'any', true,   131072,   NULL,   0.1,   0.01,  0.1,   NULL, 'genai-prices 2026-09-23'),
+	('api.mistral.ai', 'codestral-2508',                                'chat',      'any', true,   256000, 256000,   0.3,   0.03,  0.9,   NULL, 'genai-prices 2026-09-23'),
+	('api.mistral.ai', 'mistral-embed',                                 'embedding', NULL,  false,    8192,   NULL,   0.1,   NULL,    0,   NULL, 'litellm 2026-08-01'),
+	('api.x.ai',       'grok-4.6',                                      'chat',      'any', true,   500000,   NULL,     2,    0.5,    6, 200000, 'genai-prices 2026-09-23; batch discount assumed'),
+	('api.x.ai',       'grok-4.5',                                      'chat',      'any', true,   500000,   NULL,     2,    0.3,    6, 200000, 'genai-prices 2026-09-23; batch discount assumed'),
+	('api.x.ai',       'grok-4.3',                                      'chat',      'any', true,  1000000,   NULL,  1.25,    0.2,  2.5, 200000, 'genai-prices 2026-09-23; batch discount assumed'),
+	('api.x.ai',       'grok-4.20',                                     'chat',      'any', true,  1000000,   NULL,  1.25,    0.2,  2.5, 200000, 'genai-prices 2026-09-23; batch discount assumed'),
+	('api.x.ai',       'grok-4-1-fast-reasoning',                       'chat',      'any', true,  2000000,   NULL,   0.2,   0.05,  0.5,   NULL, 'litellm 2026-08-01; batch discount assumed'),
+	('api.x.ai',       'grok-4-1-fast-non-reasoning',                   'chat',      'any', true,  2000000,   NULL,   0.2,   0.05,  0.5,   NULL, 'litellm 2026-08-01; batch discount assumed'),
+	('api.x.ai',       'grok-4',                                        'chat',      'any', NULL,   256000,   NULL,     3,   0.75,   15,   NULL, 'genai-prices 2026-09-23; batch discount assumed'),
+	('api.x.ai',       'grok-code-fast-1',                              'chat',      'any', NULL,   256000,   NULL,   0.2,   0.02,  1.5,   NULL, 'litellm 2026-08-01; batch discount assumed'),
+	('api.together.%', 'openai/gpt-oss-120b',                           'chat',      'any', true,   131072, 131072,  0.15,   NULL,  0.6,   NULL, 'litellm 2026-08-01; batch discount up to 50 %'),
+	('api.together.%', 'openai/gpt-oss-20b',                            'chat',      'any', true,   128000,   NULL,  0.05,   NULL,  0.2,   NULL, 'litellm 2026-08-01; batch discount up to 50 %'),
+	('api.together.%', 'meta-llama/Llama-3.3-70B-Instruct-Turbo',       'chat',      'any', NULL,     NULL,   NULL,  0.88,   NULL, 0.88,   NULL, 'litellm 2026-08-01; batch discount up to 50 %'),
+	('api.together.%', 'deepseek-ai/DeepSeek-V3.1',                     'chat',      'any', NULL,   128000,  16384,   0.6,   NULL,  1.7,   NULL, 'litellm 2026-08-01; batch discount up to 50 %'),
+	('api.together.%', 'moonshotai/Kimi-K2.5',                          'chat',      'any', NULL,   256000, 256000,   0.5,   NULL,  2.8,   NULL, 'litellm 2026-08-01; batch discount up to 50 %'),
+	('api.together.%', 'moonshotai/Kimi-K2-Instruct-0905',              'chat',      'any', NULL,   262144,   NULL,     1,   NULL,    3,   NULL, 'litellm 2026-08-01; batch discount up to 50 %'),
+	('api.together.%', 'zai-org/GLM-4.7',                               'chat',      'any', NULL,   200000, 200000,  0.45,   NULL,    2,   NULL, 'litellm 2026-08-01; batch discount up to 50 %'),
+	('api.together.%', 'Qwen/Qwen3-235B-A22B-Thinking-2507',            'chat',      'any', NULL,   256000,   NULL,  0.65,   NULL,    3,   NULL, 'litellm 2026-08-01; batch discount up to 50 %')
+) v (host, name, class, sampling, json_schema, context_window, max_output, input, cached, output, long, note);
+
+INSERT INTO llm_batch.model (api, name, shipped, batch, json_schema, input, cached, cache_write, cache_write_long, output,
+	batch_input, batch_cached, batch_cache_write, batch_output, note)
+VALUES ('mock', '%', true, true, true, 0, 0, 0, 0, 0, 1, 1, 1, 1, 'answers in process cost nothing');
+
+CREATE TABLE llm_batch.calibration (
+	server name NOT NULL,
+	model text NOT NULL,
+	request_bytes bigint NOT NULL DEFAULT 0,
+	input_tokens bigint NOT NULL DEFAULT 0,
+	answers bigint NOT NULL DEFAULT 0,
+	output_tokens bigint NOT NULL DEFAULT 0,
+	max_enqueued_tokens bigint,
+	enqueued_at timestamptz,
+	PRIMARY KEY (server, model)
+);
+COMMENT ON TABLE llm_batch.calibration IS
+'what came back for what was sent: estimates go by it. A row that is deleted is learned anew';
+COMMENT ON COLUMN llm_batch.calibration.request_bytes IS 'bytes of requests whose usage is known; what is old counts for less';
+COMMENT ON COLUMN llm_batch.calibration.input_tokens IS 'input tokens of these';
+COMMENT ON COLUMN llm_batch.calibration.answers IS 'how many answers they had';
+COMMENT ON COLUMN llm_batch.calibration.output_tokens IS 'output tokens of these';
+COMMENT ON COLUMN llm_batch.calibration.max_enqueued_tokens IS
+'the provider''s limit of tokens in waiting batches, as a refusal has taught it; counts for a day';
+COMMENT ON COLUMN llm_batch.calibration.enqueued_at IS 'when that was';
+GRANT SELECT ON llm_batch.calibration TO pg_monitor;
+SELECT pg_catalog.pg_extension_config_dump('llm_batch.calibration', '');
+
+-- One row for each day, job and mode, so that it outlives the job's results.
+CREATE TABLE llm_batch.spending (
+	day date NOT NULL,
+	job_id bigint NOT NULL,
+	mode text NOT NULL CHECK (mode IN ('batch', 'realtime')),
+	owner name NOT NULL,
+	server name NOT NULL,
+	model text NOT NULL,
+	labels jsonb NOT NULL,
+	attempts bigint NOT NULL,
+	input_tokens bigint NOT NULL,
+	cached_tokens bigint NOT NULL,
+	cache_write_tokens bigint NOT NULL,
+	output_tokens bigint NOT NULL,
+	reasoning_tokens bigint NOT NULL,
+	cost numeric,
+	real_time_cost numeric,
+	saved_batch numeric,
+	saved_prefix numeric,
+	cost_unknown bigint NOT NULL,
+	PRIMARY KEY (day, job_id, mode)
+) WITH (fillfactor = 70);
+COMMENT ON TABLE llm_batch.spending IS
+'what attempts have cost, by day (UTC), job and mode; kept when the job is forgotten';
+COMMENT ON COLUMN llm_batch.spending.real_time_cost IS
+'what the same requests would have cost in real time, one by one, with nothing cached';
+COMMENT ON COLUMN llm_batch.spending.cost_unknown IS
+'attempts that may have cost something, and what is not known: they are in no sum of money';
+
+ALTER TABLE llm_batch.spending ENABLE ROW LEVEL SECURITY;
+CREATE POLICY owner ON llm_batch.spending FOR SELECT
+	USING (llm_batch.may_see(owner) OR pg_catalog.pg_has_role('pg_monitor', 'USAGE'));
+GRANT SELECT ON llm_batch.spending TO PUBLIC;
+SELECT pg_catalog.pg_extension_config_dump('llm_batch.spending', '');
+
+CREATE VIEW llm_batch.costs WITH (security_invoker, security_barrier) AS
+SELECT day, owner, server, model, labels,
+	pg_catalog.sum(attempts) AS attempts,
+	pg_catalog.sum(input_tokens) AS input_tokens,
+	pg_catalog.sum(cached_tokens) AS cached_tokens,
+	pg_catalog.sum(cache_write_tokens) AS cache_write_tokens,
+	pg_catalog.sum(output_tokens) AS output_tokens,
+	pg_catalog.sum(reasoning_tokens) AS reasoning_tokens,
+	pg_catalog.sum(cost) AS cost,
+	pg_catalog.sum(real_time_cost) AS real_time_cost,
+	pg_catalog.sum(real_time_cost - cost) AS saved,
+	pg_catalog.sum(saved_batch) AS saved_batch,
+	pg_catalog.sum(saved_prefix) AS saved_prefix,
+	pg_catalog.sum(cost_unknown) AS cost_unknown
+FROM llm_batch.spending
+GROUP BY day, owner, server, model, labels;
+COMMENT ON VIEW llm_batch.costs IS
+'USD per day (UTC), owner, server, model and labels: what was paid, what one-by-one real time would have cost, what saved how much; NULL: not known';
+GRANT SELECT ON llm_batch.costs TO PUBLIC;
 
 ----------------------------------------------------------------------------
 -- Submit
@@ -601,13 +934,13 @@ COMMENT ON VIEW llm_batch.results IS
 'one line per item: its state, and what its last attempt brought';
 
 CREATE VIEW llm_batch.batches WITH (security_invoker, security_barrier) AS
-SELECT b.id AS batch_id, b.job_id, j.owner, b.server, j.model, b.attempt, b.state, b.reason,
+SELECT b.id AS batch_id, b.job_id, j.owner, b.server, j.model, b.mode, b.attempt, b.state, b.reason,
 	b.item_count AS items, b.done, b.failed, b.file_bytes AS bytes, b.tries,
 	b.remote_id, b.remote_end, b.error_code,
 	b.created_at, b.submitted_at, b.cancelled_at, b.ended_at, b.finalized_at
 FROM llm_batch.batch b
 JOIN llm_batch.job j ON j.id = b.job_id;
-COMMENT ON VIEW llm_batch.batches IS 'one line per batch at a provider';
+COMMENT ON VIEW llm_batch.batches IS 'one line per batch at a provider, and per set of items sent in real time';
 
 CREATE VIEW llm_batch.events WITH (security_invoker, security_barrier) AS
 SELECT e.id AS event_id, e.at, e.job_id, e.batch_id, e.kind, e.message, j.labels

@@ -36,11 +36,11 @@ typedef struct StateInfo
 static const StateInfo states[] = {
 	/*
 	 * A provider that takes the requests in the body of the create call has
-	 * no upload.
+	 * no upload; items that are sent singly have no create.
 	 */
 	[LLMB_PLANNED] = {
 		"planned",
-		TO(LLMB_UPLOADING) | TO(LLMB_SUBMITTING) |
+		TO(LLMB_UPLOADING) | TO(LLMB_SUBMITTING) | TO(LLMB_IN_PROGRESS) |
 		TO(LLMB_CANCELLED) | TO(LLMB_FAILED)
 	},
 
@@ -212,6 +212,8 @@ llmb_code_parse(const char *name, LlmbCode *code)
 
 static const LlmbProvider *const providers[] = {
 	&llmb_provider_openai,
+	&llmb_provider_anthropic,
+	&llmb_provider_gemini,
 	&llmb_provider_mock,
 };
 

@@ -67,40 +67,94 @@ typedef enum LlmbCode
 extern const char *llmb_code_name(LlmbCode code);	/* NULL for LLMB_OK */
 extern bool llmb_code_parse(const char *name, LlmbCode *code);
 
+/* Which of a provider's ways of answering a request takes. */
+typedef enum LlmbEndpoint
+{
+	LLMB_ENDPOINT_CHAT,			/* the provider's usual one */
+	LLMB_ENDPOINT_RESPONSES,	/* OpenAI's newer one */
+	LLMB_ENDPOINT_EMBEDDINGS	/* a vector instead of text */
+} LlmbEndpoint;
+
+/* How an answer of a given schema is asked for. */
+typedef enum LlmbStructured
+{
+	LLMB_STRUCTURED_NATIVE,		/* the provider's own form */
+	LLMB_STRUCTURED_OBJECT,		/* "some JSON object", and the schema in words */
+	LLMB_STRUCTURED_PROMPT		/* in words alone */
+} LlmbStructured;
+
+/* What a server's options say about its way of speaking the protocol. */
+typedef struct LlmbDialect
+{
+	LlmbEndpoint endpoint;
+	LlmbStructured structured;
+	bool		old_cap;		/* "max_tokens", where OpenAI renamed it */
+	bool		key_header;		/* "api-key: ..." instead of the usual header */
+	char	   *api_version;	/* NULL: the provider's default */
+} LlmbDialect;
+
+/* Which temperature and top_p a model takes. */
+typedef enum LlmbSampling
+{
+	LLMB_SAMPLING_UNKNOWN,		/* nothing is known: let through */
+	LLMB_SAMPLING_ANY,
+	LLMB_SAMPLING_DEFAULT,		/* no value but the default */
+	LLMB_SAMPLING_EFFORT_NONE	/* only with reasoning effort "none" */
+} LlmbSampling;
+
+/* What is known of a model, from llm_batch.model.  Never prices. */
+typedef struct LlmbModel
+{
+	const char *name;			/* as asked for */
+	const char *model_class;	/* a word that its provider's file explains; NULL unknown */
+	int64		context_window; /* tokens; 0 unknown */
+	int64		max_output;		/* tokens; 0 unknown */
+	LlmbSampling sampling;
+	const char *efforts;		/* accepted ones, blank-separated; "" none; NULL unknown */
+	const char *default_effort; /* when none is given; NULL unknown */
+	int			json_schema;	/* 1 yes, 0 no, -1 unknown */
+} LlmbModel;
+
 /* One prompt, ready to be rendered.  NULL members are absent. */
 typedef struct LlmbRequest
 {
 	const char *custom_id;		/* "<token>-<ordinal>": [A-Za-z0-9_-]{1,64} */
-	const char *model;
+	bool		first;			/* of its request file */
+	const LlmbModel *model;
+	const LlmbDialect *dialect;
 	const char *system;			/* system prompt */
 	const char *prompt;			/* user prompt, or NULL when messages is set */
 	const char *messages;		/* JSON array that replaces system and prompt */
 	const LlmbJson *params;		/* object of common parameter names, or NULL */
-	const char *schema;			/* JSON schema of the answer, as JSON text */
+	const char *schema;			/* JSON schema of the answer, as JSON text; its root is an object */
 } LlmbRequest;
 
 /* The calls that a batch's life is made of. */
 typedef enum LlmbVerb
 {
-	LLMB_CALL_UPLOAD,			/* send the request file */
+	LLMB_CALL_UPLOAD,			/* send the request file, or ask where to */
+	LLMB_CALL_UPLOAD_DATA,		/* send it there (reply->upload_url of the above) */
 	LLMB_CALL_CREATE,			/* create the batch: the one paid call */
 	LLMB_CALL_POLL,
 	LLMB_CALL_LIST,				/* a page of batches, newest first */
 	LLMB_CALL_CANCEL,
 	LLMB_CALL_FETCH,			/* a result file (ref->part says which) */
 	LLMB_CALL_DELETE_FILE,		/* our own input file, after the end */
-	LLMB_CALL_CHECK				/* a free call: key, address, models */
+	LLMB_CALL_CHECK,			/* a free call: key, address, models */
+	LLMB_CALL_ANSWER			/* one request in real time; the caller adds its body */
 } LlmbVerb;
 
 /* What a provider may know of a batch and its server. */
 typedef struct LlmbBatchRef
 {
 	const char *token;			/* random; travels as metadata or name */
-	const char *model;
+	const LlmbModel *model;
+	const LlmbDialect *dialect;
+	const char *base_url;		/* without a '/' at the end */
+	const char *upload_url;		/* LLMB_CALL_UPLOAD_DATA */
 	const char *completion_window;	/* as the server option says: "24h" */
 	const char *organization;	/* server options; NULL when not set */
 	const char *project;
-	const char *api_version;
 	const char *remote_input;	/* provider's id of the uploaded file */
 	const char *remote_id;		/* provider's id of the batch */
 	const char *remote_output;	/* provider's id of result file 0 */
@@ -123,7 +177,7 @@ typedef struct LlmbBatchRef
 typedef struct LlmbCall
 {
 	const char *method;			/* "GET", "POST", "DELETE" */
-	char	   *path;			/* after base_url, begins with '/' */
+	char	   *path;			/* after base_url, begins with '/'; never another host */
 	char	   *headers[8];		/* "Name: value", the key's among them */
 	int			header_count;
 	StringInfo	body;			/* small body, or what stands before the file */
@@ -137,6 +191,7 @@ typedef enum LlmbFault
 {
 	LLMB_FAULT_NONE,
 	LLMB_FAULT_RETRY,			/* passing: same call again after a wait */
+	LLMB_FAULT_BUSY,			/* LLMB_CALL_ANSWER: sent too fast, or overloaded; not the request's fault */
 	LLMB_FAULT_KEY,				/* wrong key, no permission: pause the job */
 	LLMB_FAULT_QUOTA,			/* money or quota: pause the job */
 	LLMB_FAULT_QUEUE_FULL,		/* enqueued-token limit: same batch later */
@@ -183,7 +238,9 @@ typedef struct LlmbReply
 	int64		retry_after_ms; /* what the provider asked for; -1 nothing */
 	char	   *code;			/* provider's error code or type; safe to show */
 	char	   *message;		/* provider's words: may quote the request */
-	char	   *file_id;		/* LLMB_CALL_UPLOAD */
+	char	   *file_id;		/* LLMB_CALL_UPLOAD, _DATA: the file is there */
+	char	   *upload_url;		/* LLMB_CALL_UPLOAD: it goes here, by LLMB_CALL_UPLOAD_DATA */
+	StringInfo	lines;			/* FETCH of results that are no file: as lines for read_line */
 	LlmbRemoteBatch batch;		/* CREATE, POLL, CANCEL; id NULL when absent */
 	LlmbRemoteBatch *listed;	/* LIST */
 	int			listed_count;
@@ -198,7 +255,17 @@ typedef struct LlmbHttpReply
 	char	   *body;			/* NUL-terminated at body[len]; may be edited */
 	size_t		len;
 	int64		retry_after_ms; /* from Retry-After headers; -1 none */
+	const char *headers;		/* "name: value\n" of those that providers read, names in lower case; or NULL */
 } LlmbHttpReply;
+
+/* What a provider's headers say of its rate limits; -1 each where they do not. */
+typedef struct LlmbLimits
+{
+	int64		requests_left;	/* in the current window */
+	int64		requests_reset_ms;	/* until it is whole again */
+	int64		tokens_left;
+	int64		tokens_reset_ms;
+} LlmbLimits;
 
 /* What one result line, or one real-time reply, says about its item. */
 typedef struct LlmbOutcome
@@ -214,7 +281,8 @@ typedef struct LlmbOutcome
 	bool		altered;		/* a character of the answer was replaced */
 	int64		input_tokens;	/* whole prompt, cached part included; -1 */
 	int64		cached_tokens;
-	int64		cache_write_tokens;
+	int64		cache_write_tokens; /* all that was written to a cache */
+	int64		long_write_tokens;	/* of these, the part kept for the longer time */
 	int64		output_tokens;	/* reasoning included */
 	int64		reasoning_tokens;
 } LlmbOutcome;
@@ -229,6 +297,9 @@ typedef struct LlmbProvider
 	int64		max_batch_requests;
 	int64		max_batch_bytes;
 
+	bool		inline_requests;	/* the create carries the request file; no upload */
+	bool		unlabelled;		/* listings do not give our token back */
+
 	/* Whether a model of this name is this provider's own. */
 	bool		(*serves) (const char *model);
 
@@ -236,12 +307,13 @@ typedef struct LlmbProvider
 	 * NULL when every member of params is known and may be sent to model,
 	 * else the reason (palloc'd).
 	 */
-	char	   *(*check_params) (const char *model, const LlmbJson *params);
+	char	   *(*check_params) (const LlmbModel *model, const LlmbDialect *dialect,
+								 const LlmbJson *params);
 
 	/* Appends the body of a real-time request. */
 	void		(*put_body) (StringInfo out, const LlmbRequest *request);
 
-	/* Appends one line of a request file, with its line end. */
+	/* Appends one line of a request file, with its line end (and what stands between lines). */
 	void		(*put_line) (StringInfo out, const LlmbRequest *request);
 
 	/*
@@ -263,6 +335,16 @@ typedef struct LlmbProvider
 	bool		(*read_line) (char *line, size_t len, LlmbOutcome *outcome);
 
 	/*
+	 * Reads a reply to LLMB_CALL_ANSWER into both: the outcome as if it had
+	 * come in a batch (without custom_id), and reply->fault, code and
+	 * retry_after_ms, which tell whose fault a failure is.
+	 */
+	void		(*read_answer) (LlmbHttpReply *http, LlmbOutcome *outcome, LlmbReply *reply);
+
+	/* What the headers of any reply say of rate limits; NULL: they never do. */
+	void		(*read_limits) (const LlmbHttpReply *http, int64 now_ms, LlmbLimits *limits);
+
+	/*
 	 * In process instead of over HTTP, or NULL: answers a call at now_ms
 	 * (epoch milliseconds) as the far side would ...
 	 */
@@ -275,6 +357,8 @@ typedef struct LlmbProvider
 } LlmbProvider;
 
 extern const LlmbProvider llmb_provider_openai;
+extern const LlmbProvider llmb_provider_anthropic;
+extern const LlmbProvider llmb_provider_gemini;
 extern const LlmbProvider llmb_provider_mock;
 
 /* NULL when no provider of that name is built in. */

@@ -89,6 +89,11 @@ start_transfer(LlmbParty *party, const LlmbServer *server, LlmbCall *call, LlmbS
 	request.headers = headers;
 	request.body = call->body ? call->body->data : NULL;
 	request.body_len = call->body ? call->body->len : 0;
+	if (party->verb == LLMB_CALL_ANSWER)
+	{
+		request.body = party->body;
+		request.body_len = party->body_len;
+	}
 	if (call->with_file)
 	{
 		(void) llmb_spool_read(spool, NULL, 0, true);
@@ -97,7 +102,7 @@ start_transfer(LlmbParty *party, const LlmbServer *server, LlmbCall *call, LlmbS
 		request.file_len = llmb_spool_bytes(spool);
 		request.after = call->after_file;
 	}
-	request.lines = call->reply_is_lines;
+	request.lines = party->lines_wanted = call->reply_is_lines;
 	request.reply_cap = call->reply_is_lines ? LINE_CAP : REPLY_CAP;
 	request.connect_timeout_ms = server->connect_timeout_ms;
 	request.request_timeout_ms = server->request_timeout_ms;
@@ -177,29 +182,46 @@ hand_out_lines(LlmbParty *party, LlmbTransfer *transfer)
 		party->lines(party, lines, len);
 }
 
+/* A whole reply, in memory of the current context. */
+static void
+read_whole(LlmbParty *party, LlmbTransfer *transfer, LlmbHttpReply *http, LlmbEnding *ending)
+{
+	char	   *body = llmb_http_body(transfer, &http->len);
+
+	/* not pnstrdup: what came may hold a NUL */
+	http->body = palloc(http->len + 1);
+	memcpy(http->body, body, http->len);
+	http->body[http->len] = '\0';
+	if (party->verb == LLMB_CALL_ANSWER)
+		party->provider->read_answer(http, &ending->outcome, &ending->reply);
+	else
+		party->provider->read_reply(party->verb, http, &ending->reply);
+	if (ending->reply.lines && ending->reply.lines->len > 0)
+		party->lines(party, ending->reply.lines->data, ending->reply.lines->len);
+}
+
 static void
 end_transfer(LlmbParty *party, LlmbTransfer *transfer)
 {
-	LlmbEnding	ending = {.verb = party->verb};
+	LlmbEnding	ending = {.verb = party->verb, .limits = {-1, -1, -1, -1}};
 	LlmbHttpReply http = {0};
-	bool		lines = party->verb == LLMB_CALL_FETCH && llmb_http_status(transfer) == 200;
+	bool		lines = party->lines_wanted && llmb_http_status(transfer) == 200;
 
 	ending.wire = llmb_http_wire(transfer);
 	ending.status = http.status = llmb_http_status(transfer);
 	ending.error = pstrdup(llmb_http_error(transfer) ? llmb_http_error(transfer) : "");
 	ending.reply.retry_after_ms = -1;
 	http.retry_after_ms = llmb_http_retry_after_ms(transfer);
+	http.headers = pstrdup(llmb_http_headers(transfer));
+	if (party->provider->read_limits && ending.status > 0)
+		party->provider->read_limits(&http, llmb_now_ms(), &ending.limits);
 	if (lines)
 		hand_out_lines(party, transfer);
 	else if (ending.wire == LLMB_WIRE_OK)
-	{
-		char	   *body = llmb_http_body(transfer, &http.len);
-
-		/* not pnstrdup: what came may hold a NUL */
-		http.body = palloc0(http.len + 1);
-		memcpy(http.body, body, http.len);
-		party->provider->read_reply(party->verb, &http, &ending.reply);
-	}
+		read_whole(party, transfer, &http, &ending);
+	/* the party may have dropped the transfer at the sight of its lines */
+	if (party->transfer != transfer)
+		return;
 	llmb_call_drop(party);
 	party->ended(party, &ending);
 }

@@ -23,6 +23,8 @@ typedef struct LlmbEnding
 	int			status;			/* 0: none */
 	const char *error;			/* plain words for a wire that is not OK */
 	LlmbReply	reply;			/* wire OK, and not lines with status 200 */
+	LlmbOutcome outcome;		/* LLMB_CALL_ANSWER, wire OK */
+	LlmbLimits	limits;			/* what the reply's headers said; -1 each without */
 } LlmbEnding;
 
 /* Whoever makes calls; one at a time. */
@@ -35,6 +37,9 @@ struct LlmbParty
 	LlmbTransfer *transfer;		/* under way; NULL none */
 	LlmbVerb	verb;
 	const LlmbProvider *provider;
+	const char *body;			/* LLMB_CALL_ANSWER: the request, until the call has begun */
+	size_t		body_len;
+	bool		lines_wanted;		/* the reply is handed out as lines */
 	char	   *answered;		/* body of an answer in process, to be handed out */
 	int			answered_status;
 	int64		answered_retry_ms;

@@ -149,6 +149,36 @@ llmb_wait_event_launcher(void)
 	pg_database_ownercheck(database, GetUserId())
 #endif
 
+/*
+ * Since 16 the readers of dates tell more of what is wrong.  For schema.c
+ * alone, which includes utils/datetime.h.
+ */
+#ifdef DATETIME_H
+static inline int
+llmb_decode_date_time(char **field, int *ftype, int count, int *dtype, struct pg_tm *tm, fsec_t *fsec, int *zone)
+{
+#if PG_VERSION_NUM >= 160000
+	DateTimeErrorExtra extra;
+
+	return DecodeDateTime(field, ftype, count, dtype, tm, fsec, zone, &extra);
+#else
+	return DecodeDateTime(field, ftype, count, dtype, tm, fsec, zone);
+#endif
+}
+
+static inline int
+llmb_decode_time_only(char **field, int *ftype, int count, int *dtype, struct pg_tm *tm, fsec_t *fsec, int *zone)
+{
+#if PG_VERSION_NUM >= 160000
+	DateTimeErrorExtra extra;
+
+	return DecodeTimeOnly(field, ftype, count, dtype, tm, fsec, zone, &extra);
+#else
+	return DecodeTimeOnly(field, ftype, count, dtype, tm, fsec, zone);
+#endif
+}
+#endif							/* DATETIME_H */
+
 /* Since 17 a stronger lock can be asked for as well. */
 #if PG_VERSION_NUM >= 170000
 #define llmb_lock_held_by_me(tag, mode) LockHeldByMe(tag, mode, false)

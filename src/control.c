@@ -118,14 +118,8 @@ llmb_resume(PG_FUNCTION_ARGS)
 {
 	LlmbJob    *job = job_to_change(PG_GETARG_INT64(0), "llm_batch.resume()");
 
-	if (PG_GETARG_BOOL(1))
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("resend is not supported yet"),
-				 errdetail("Every provider built in so far can tell whether a batch has arrived."),
-				 errhint("Leave it out.")));
 	require_state(!llmb_job_is_over(job) && strcmp(job->state, "cancelling") != 0, job, "resumed");
-	ask(job->id, "resume", NULL);
+	ask(job->id, PG_GETARG_BOOL(1) ? "resend" : "resume", NULL);
 	PG_RETURN_VOID();
 }
 

@@ -30,8 +30,11 @@
 
 #include "compat.h"
 #include "flight.h"
+#include "model.h"
+#include "realtime.h"
 #include "request.h"
 #include "turn.h"
+#include "verify.h"
 
 /* Lines that the in-process provider answers in one step. */
 #define IN_PROCESS_LINES 500
@@ -120,13 +123,13 @@ find_ground(LlmbFlight *flight, LlmbGround *ground)
 	bool		missing;
 	char	   *reason;
 
-	ground->model = llmb_to_utf8(ground->job->model);
 	ground->owner = get_role_oid(ground->job->owner, true);
 	if (!OidIsValid(ground->owner))
 		return psprintf("role \"%s\" does not exist any more", ground->job->owner);
 	server = ground->server = llmb_server_by_name(flight->row->server);
 	if (server == NULL)
 		return psprintf("server \"%s\" does not exist any more", flight->row->server);
+	ground->model = llmb_model(server, ground->job->model);
 	if (server->provider == NULL)
 		return psprintf("api \"%s\" is not supported", server->api);
 	if (!server->enabled)
@@ -143,8 +146,8 @@ find_ground(LlmbFlight *flight, LlmbGround *ground)
  * In a turn.  False when the step cannot be done now; then the time of the
  * next look is set, and the job tells why.
  */
-static bool
-stand(LlmbFlight *flight, LlmbGround *ground, bool spending)
+bool
+llmb_flight_stand(LlmbFlight *flight, LlmbGround *ground, bool spending)
 {
 	const char *reason;
 
@@ -174,8 +177,8 @@ stand(LlmbFlight *flight, LlmbGround *ground, bool spending)
 
 /* ---- calls ---- */
 
-static void
-fill_ref(const LlmbFlight *flight, const LlmbGround *ground, LlmbBatchRef *ref)
+void
+llmb_flight_ref(const LlmbFlight *flight, const LlmbGround *ground, LlmbBatchRef *ref)
 {
 	const LlmbBatchRow *row = flight->row;
 	const LlmbServer *server = ground->server;
@@ -188,10 +191,14 @@ fill_ref(const LlmbFlight *flight, const LlmbGround *ground, LlmbBatchRef *ref)
 	ref->completion_window = server->completion_window;
 	ref->organization = server->organization;
 	ref->project = server->project;
-	ref->api_version = server->api_version;
+	ref->dialect = &server->dialect;
+	ref->base_url = server->base_url;
+	ref->upload_url = flight->upload_url;
 	ref->remote_input = row->remote_input;
 	ref->remote_id = row->remote_id;
 	ref->remote_output = row->remote_output;
+	if (row->state == LLMB_VERIFYING && llmb_verify_candidate(flight))
+		ref->remote_id = ref->remote_output = llmb_verify_candidate(flight);
 	ref->remote_errors = row->remote_errors;
 	ref->part = flight->part;
 	ref->cursor = flight->cursor;
@@ -209,7 +216,7 @@ start_call(LlmbFlight *flight, const LlmbGround *ground, LlmbVerb verb)
 {
 	LlmbBatchRef ref;
 
-	fill_ref(flight, ground, &ref);
+	llmb_flight_ref(flight, ground, &ref);
 	return llmb_call_start(&flight->party, ground->server, verb, &ref, ground->key, flight->spool);
 }
 
@@ -221,7 +228,7 @@ simple_call(LlmbFlight *flight, LlmbVerb verb, const char *doing)
 	bool		ready;
 
 	llmb_turn_begin(doing);
-	ready = stand(flight, &ground, false);
+	ready = llmb_flight_stand(flight, &ground, false);
 	llmb_turn_commit();
 	if (ready && !start_call(flight, &ground, verb))
 		elog(ERROR, "provider \"%s\" lacks a call", ground.server->api);
@@ -234,6 +241,7 @@ typedef struct Spooling
 	LlmbFlight *flight;
 	const LlmbGround *ground;
 	LlmbJobDef *def;
+	bool		bodies;			/* of real-time requests */
 	StringInfoData line;
 } Spooling;
 
@@ -246,21 +254,24 @@ spool_prompt(const LlmbPrompt *prompt, void *arg)
 
 	snprintf(custom_id, sizeof(custom_id), "%s-%d", flight->row->token, prompt->ordinal);
 	resetStringInfo(&spooling->line);
-	llmb_put_request(&spooling->line, spooling->ground->server->provider, spooling->ground->job->model,
-					 spooling->def, prompt, custom_id);
+	llmb_put_request(&spooling->line, spooling->ground->server, spooling->ground->model,
+					 spooling->def, prompt, spooling->bodies ? NULL : custom_id, llmb_spool_bytes(flight->spool) == 0);
+	if (spooling->bodies)
+		appendStringInfoChar(&spooling->line, '\n');
 	llmb_spool_write(flight->spool, spooling->line.data, spooling->line.len);
 	return true;
 }
 
 /* In a turn: the file of a planned batch again, after a restart. */
-static void
-spool_again(LlmbFlight *flight, const LlmbGround *ground)
+void
+llmb_flight_spool(LlmbFlight *flight, const LlmbGround *ground)
 {
 	Spooling	spooling = {.flight = flight, .ground = ground};
 
 	if (flight->spool)
 		return;
 	spooling.def = llmb_store_job_def(flight->row->job);
+	spooling.bodies = llmb_sends_bodies(ground->server, flight->row->realtime);
 	flight->spool = llmb_spool_new(flight->context);
 	initStringInfo(&spooling.line);
 	llmb_store_batch_prompts(flight->row->id, spool_prompt, &spooling);
@@ -316,9 +327,11 @@ create(LlmbFlight *flight)
 		llmb_turn_commit();
 		return;
 	}
-	ready = stand(flight, &ground, true);
+	ready = llmb_flight_stand(flight, &ground, true);
 	if (ready)
 	{
+		if (ground.server->provider->inline_requests)
+			llmb_flight_spool(flight, &ground);
 		flight->row->creates++;
 		flight->row->intent_at = GetCurrentTimestamp();
 		llmb_flight_become(flight, LLMB_SUBMITTING);
@@ -333,6 +346,7 @@ static void
 upload(LlmbFlight *flight)
 {
 	LlmbGround		ground;
+	bool		with_upload = false;
 	bool		ready;
 
 	llmb_turn_begin("preparing a request file");
@@ -342,14 +356,18 @@ upload(LlmbFlight *flight)
 		llmb_turn_commit();
 		return;
 	}
-	ready = stand(flight, &ground, true);
-	if (ready && flight->row->remote_input == NULL)
+	ready = llmb_flight_stand(flight, &ground, true);
+	if (ready)
+		with_upload = flight->row->remote_input == NULL && !ground.server->provider->inline_requests;
+	if (with_upload)
 	{
-		spool_again(flight, &ground);
+		llmb_flight_spool(flight, &ground);
 		llmb_flight_become(flight, LLMB_UPLOADING);
 	}
 	llmb_turn_commit();
-	if (ready && (flight->row->remote_input || !start_call(flight, &ground, LLMB_CALL_UPLOAD)))
+	if (with_upload && !start_call(flight, &ground, flight->upload_url ? LLMB_CALL_UPLOAD_DATA : LLMB_CALL_UPLOAD))
+		elog(ERROR, "provider \"%s\" does not take request files there", ground.server->api);
+	if (ready && !with_upload)
 		create(flight);
 }
 
@@ -377,7 +395,7 @@ check_timeout(LlmbFlight *flight)
 	if (flight->cancel || flight->row->state != LLMB_IN_PROGRESS)
 		return;
 	llmb_turn_begin("looking after a batch");
-	if (stand(flight, &ground, false) &&
+	if (llmb_flight_stand(flight, &ground, false) &&
 		GetCurrentTimestamp() > TimestampTzPlusMilliseconds(flight->row->submitted_at, ground.server->batch_timeout_ms))
 	{
 		flight->row->error_code = llmb_flight_keep(flight, llmb_code_name(LLMB_TIMEOUT));
@@ -401,7 +419,7 @@ poll_or_cancel(LlmbFlight *flight)
 		return;
 	}
 	llmb_turn_begin("cancelling a batch");
-	ready = stand(flight, &ground, false);
+	ready = llmb_flight_stand(flight, &ground, false);
 	if (ready)
 	{
 		flight->row->cancelled_at = GetCurrentTimestamp();
@@ -416,17 +434,13 @@ poll_or_cancel(LlmbFlight *flight)
 
 /* ---- fetching ---- */
 
-static void
-begin_fetching(LlmbFlight *flight)
+bool
+llmb_flight_open_intake(LlmbFlight *flight)
 {
 	LlmbIntake *intake = &flight->intake;
+	LlmbJob    *job = llmb_flight_job(flight);
 	MemoryContext old;
-	LlmbJob    *job;
 
-	llmb_turn_begin("beginning to fetch results");
-	if (flight->row->state == LLMB_ENDED)
-		llmb_flight_become(flight, LLMB_FETCHING);
-	job = llmb_flight_job(flight);
 	if (flight->intake_context == NULL)
 		flight->intake_context = AllocSetContextCreate(flight->context, "llm_batch intake", ALLOCSET_SMALL_SIZES);
 	MemoryContextReset(flight->intake_context);
@@ -439,18 +453,30 @@ begin_fetching(LlmbFlight *flight)
 	intake->seen = palloc0(sizeof(bool) * Max(flight->row->item_count, 1));
 	MemoryContextSwitchTo(old);
 	if (intake->server == NULL || intake->server->provider == NULL)
-		llmb_flight_pause(flight, job, psprintf("server \"%s\" does not exist any more", flight->row->server));
-	else
 	{
-		intake->free = intake->server->provider->answer != NULL;
-		intake->no_retry = strcmp(job->state, "cancelling") == 0;
-		intake->cancelled_as = LLMB_CANCELLED_ITEM;
-		if (!intake->no_retry && flight->row->error_code)
-			(void) llmb_code_parse(flight->row->error_code, &intake->cancelled_as);
-		intake->retry_ms = (int) llmb_backoff_ms(flight->row->attempt, intake->server->retry_base_ms,
-												 intake->server->retry_max_ms, pg_prng_double(&pg_global_prng_state));
-		intake->seen_count = llmb_store_seen(flight->row, intake->seen);
+		llmb_flight_pause(flight, job, psprintf("server \"%s\" does not exist any more", flight->row->server));
+		return false;
 	}
+	intake->free = intake->server->provider->answer != NULL;
+	intake->realtime = flight->row->realtime;
+	intake->fallback = intake->server->fallback;
+	intake->no_retry = strcmp(job->state, "cancelling") == 0;
+	intake->cancelled_as = LLMB_CANCELLED_ITEM;
+	if (!intake->no_retry && flight->row->error_code)
+		(void) llmb_code_parse(flight->row->error_code, &intake->cancelled_as);
+	intake->retry_ms = (int) llmb_backoff_ms(flight->row->attempt, intake->server->retry_base_ms,
+											 intake->server->retry_max_ms, pg_prng_double(&pg_global_prng_state));
+	intake->seen_count = llmb_store_seen(flight->row, intake->seen);
+	return true;
+}
+
+static void
+begin_fetching(LlmbFlight *flight)
+{
+	llmb_turn_begin("beginning to fetch results");
+	if (flight->row->state == LLMB_ENDED)
+		llmb_flight_become(flight, LLMB_FETCHING);
+	(void) llmb_flight_open_intake(flight);
 	llmb_turn_commit();
 	flight->part = 0;
 }
@@ -468,11 +494,21 @@ decide_refused(LlmbFlight *flight)
 	(void) llmb_code_parse(flight->row->error_code ? flight->row->error_code : "provider_error", &code);
 	if (code == LLMB_INVALID_REQUEST && flight->bad_line_count > 0)
 	{
-		llmb_take_named(intake, flight->bad_lines, flight->bad_line_count, code, flight->row->reason);
+		llmb_take_named(intake, flight->bad_lines, flight->bad_line_count, code, false, flight->row->reason);
 		llmb_take_missing(intake, LLMB_PROVIDER_ERROR, true, "refused together with other items of its batch");
 	}
+	else if (code == LLMB_PROVIDER_ERROR)
+	{
+		/* the provider lost it; what it had run by then was paid */
+		intake->unfit = true;
+		llmb_take_missing(intake, LLMB_UNANSWERED, intake->server->resend_unanswered, flight->row->reason);
+	}
 	else
-		llmb_take_missing(intake, code, false, flight->row->reason);
+	{
+		/* not the items' fault, as far as can be known: one by one will tell */
+		intake->unfit = true;
+		llmb_take_missing(intake, code, true, flight->row->reason);
+	}
 }
 
 /*
@@ -484,10 +520,8 @@ decide_lost(LlmbFlight *flight)
 {
 	LlmbIntake *intake = &flight->intake;
 	int			missing = flight->row->item_count - intake->seen_count;
-	LlmbDelta	delta = {.uncertain = missing};
 
 	llmb_turn_begin("recording lost answers");
-	llmb_store_count(flight->row->job, &delta);
 	llmb_flight_say(flight, "unanswered", "the provider counts %d items as run, its files have %d; unanswered: %d%s",
 		flight->row->done + flight->row->failed, intake->seen_count, missing,
 		intake->server->resend_unanswered ? ", sent again and perhaps paid twice (on_unanswered)" : "");
@@ -518,9 +552,23 @@ decide_missing(LlmbFlight *flight)
 		llmb_take_missing(intake, LLMB_PROVIDER_ERROR, true, "the provider's files have no line for this item");
 }
 
-/* Our own input file goes; that the provider keeps it longer is no harm. */
+/* In a turn: what the batch did not bring may not go to real time. */
 static void
-finalize(LlmbFlight *flight)
+pause_stuck(LlmbFlight *flight)
+{
+	const char *code;
+
+	if (flight->intake.stuck == LLMB_OK)
+		return;
+	code = llmb_code_name(flight->intake.stuck);
+	llmb_flight_pause(flight, llmb_flight_job(flight),
+					  psprintf("%s: items are left that a batch did not bring, and option fallback of server \"%s\" is none; "
+							   "resume() sends them in a batch once more", code, flight->row->server));
+}
+
+/* Our own input file goes; that the provider keeps it longer is no harm. */
+void
+llmb_flight_finalize(LlmbFlight *flight)
 {
 	const char *end = flight->row->remote_end ? flight->row->remote_end : "ended";
 	LlmbGround		ground = {0};
@@ -534,6 +582,9 @@ finalize(LlmbFlight *flight)
 		llmb_flight_say(flight, "strange_lines", "%d lines of the result files belong to no item, or to one that had its line",
 			flight->intake.strange_lines);
 	llmb_flight_say(flight, llmb_batch_state_name(flight->row->state), "every item of the batch is decided");
+	if (flight->intake.server)
+		llmb_learn_from(&flight->intake);
+	pause_stuck(flight);
 	if (llmb_keep_prompts == LLMB_KEEP_JOB)
 		llmb_store_purge_prompts(flight->row, flight->intake.answered == flight->row->item_count);
 	ground.job = llmb_flight_job(flight);
@@ -558,14 +609,14 @@ fetch_in_process(LlmbFlight *flight)
 	size_t		len;
 
 	llmb_turn_begin("answering in process");
-	ready = stand(flight, &ground, false);
+	ready = llmb_flight_stand(flight, &ground, false);
 	if (ready)
-		spool_again(flight, &ground);
+		llmb_flight_spool(flight, &ground);
 	llmb_turn_commit();
 	if (!ready)
 		return;
 	flight->part = 1;
-	fill_ref(flight, &ground, &ref);
+	llmb_flight_ref(flight, &ground, &ref);
 	initStringInfo(&out);
 	for (int i = 0; i < IN_PROCESS_LINES; i++)
 	{
@@ -576,7 +627,7 @@ fetch_in_process(LlmbFlight *flight)
 	}
 	llmb_take_lines(&flight->intake, out.data, out.len);
 	if (line == NULL)
-		finalize(flight);
+		llmb_flight_finalize(flight);
 }
 
 static void
@@ -597,7 +648,7 @@ fetch(LlmbFlight *flight)
 		if (!flight->judged && row->remote_id)
 			simple_call(flight, LLMB_CALL_POLL, "asking why a batch was refused");
 		else
-			finalize(flight);
+			llmb_flight_finalize(flight);
 	}
 	else if (flight->intake.server->provider->answer)
 		fetch_in_process(flight);
@@ -617,7 +668,7 @@ fetch(LlmbFlight *flight)
 										flight->intake.server->retry_max_ms, 0.5));
 	}
 	else
-		finalize(flight);
+		llmb_flight_finalize(flight);
 }
 
 /*
@@ -636,7 +687,7 @@ abandon(LlmbFlight *flight)
 	llmb_turn_commit();
 	begin_fetching(flight);
 	if (flight->intake.server && flight->intake.server->provider)
-		finalize(flight);
+		llmb_flight_finalize(flight);
 }
 
 /* ---- the step ---- */
@@ -650,6 +701,12 @@ llmb_flight_step(LlmbFlight *flight)
 		abandon(flight);
 		return;
 	}
+	if (flight->row->realtime && !llmb_batch_is_over(flight->row->state) &&
+		flight->row->state != LLMB_ENDED && flight->row->state != LLMB_FETCHING)
+	{
+		llmb_realtime_step(flight);
+		return;
+	}
 	switch (flight->row->state)
 	{
 		case LLMB_PLANNED:
@@ -660,7 +717,7 @@ llmb_flight_step(LlmbFlight *flight)
 			submit_again(flight);
 			break;
 		case LLMB_VERIFYING:
-			simple_call(flight, LLMB_CALL_LIST, "looking for a batch");
+			simple_call(flight, llmb_verify_candidate(flight) ? LLMB_CALL_FETCH : LLMB_CALL_LIST, "looking for a batch");
 			break;
 		case LLMB_IN_PROGRESS:
 			poll_or_cancel(flight);
@@ -684,7 +741,12 @@ llmb_flight_step(LlmbFlight *flight)
 static void
 flight_lines(LlmbParty *party, char *lines, size_t len)
 {
-	llmb_take_lines(&((LlmbFlight *) party)->intake, lines, len);
+	LlmbFlight *flight = (LlmbFlight *) party;
+
+	if (flight->row->state == LLMB_VERIFYING)
+		llmb_verify_lines(flight, lines, len);
+	else
+		llmb_take_lines(&flight->intake, lines, len);
 }
 
 void
@@ -719,6 +781,13 @@ llmb_flight_failed(LlmbParty *party)
 {
 	LlmbFlight *flight = (LlmbFlight *) party;
 
+	/* what is out there in real time stays out, and is taken in later */
+	if (flight->realtime)
+	{
+		flight->tries++;
+		llmb_flight_wait(flight, llmb_backoff_ms(flight->tries, 1000, 60000, 0.5));
+		return;
+	}
 	llmb_call_drop(party);
 	/* it may be half written */
 	llmb_flight_drop_spool(flight);
@@ -726,11 +795,27 @@ llmb_flight_failed(LlmbParty *party)
 	/* whether a create was out is not known any more */
 	flight->fresh_intent = false;
 	flight->cursor = NULL;
+	flight->upload_url = NULL;
+	llmb_verify_reset(flight);
 	flight->part = 0;
 	memset(&flight->intake, 0, sizeof(LlmbIntake));
 	(void) llmb_guarded(reload, flight, "llm_batch: reading a batch again");
 	flight->tries++;
 	llmb_flight_wait(flight, llmb_backoff_ms(flight->tries, 1000, 60000, 0.5));
+}
+
+void
+llmb_flight_resend(LlmbFlight *flight)
+{
+	if (flight->row->state != LLMB_VERIFYING)
+		return;
+	llmb_call_drop(&flight->party);
+	llmb_verify_reset(flight);
+	flight->listings = 0;
+	flight->cursor = NULL;
+	llmb_flight_become(flight, LLMB_PLANNED);
+	llmb_flight_say(flight, "resend", "sent anew because resume(resend => true) says so; if the first did arrive, it is paid twice");
+	flight->next_at = 0;
 }
 
 void

@@ -22,6 +22,7 @@ typedef struct LlmbFlight
 	LlmbBatchRow *row;
 	MemoryContext context;
 	LlmbSpool  *spool;
+	struct LlmbRealtime *realtime;	/* while its items are sent singly; NULL not begun */
 	bool		fresh_intent;	/* SUBMITTING is of this process's making */
 	TimestampTz next_at;		/* when the next step is due */
 	int			tries;			/* of the current step, without success */
@@ -34,6 +35,11 @@ typedef struct LlmbFlight
 	TimestampTz gone_since;
 	int			listings;		/* complete ones without a trace of it */
 	char	   *cursor;
+	int			candidates;		/* verify.c: what the listing has so far */
+	bool		candidates_told;
+	char	   *ended_candidate;	/* one whose results can be read */
+	List	   *strangers;		/* ids of candidates that were somebody else's */
+	char	   *upload_url;		/* where the request file goes, when the provider says so first */
 	int			part;			/* of the result files */
 	int			rereads;		/* of result files that were short */
 	bool		judged;			/* bad_lines are known */
@@ -58,7 +64,10 @@ extern void llmb_flight_failed(LlmbParty *party);
  */
 extern void llmb_flight_cancel(LlmbFlight *flight, LlmbCode code);
 
-/* ---- between flight.c and replies.c ---- */
+/* In a turn: what is being looked for is sent anew, at its owner's risk. */
+extern void llmb_flight_resend(LlmbFlight *flight);
+
+/* ---- between flight.c, replies.c and realtime.c ---- */
 
 /* What a step stands on; in the current memory context. */
 typedef struct LlmbGround
@@ -67,7 +76,7 @@ typedef struct LlmbGround
 	LlmbJob    *job;
 	Oid			owner;
 	char	   *key;
-	char	   *model;			/* UTF-8: calls start outside of turns, where nothing converts */
+	LlmbModel  *model;			/* UTF-8: calls start outside of turns, where nothing converts */
 } LlmbGround;
 
 #define llmb_flight_say(flight, kind, ...) \
@@ -82,6 +91,21 @@ extern void llmb_flight_become(LlmbFlight *flight, LlmbBatchState state);
 extern void llmb_flight_pause(LlmbFlight *flight, const LlmbJob *job, const char *reason);
 /* In a turn.  Raises when it is gone. */
 extern LlmbJob *llmb_flight_job(const LlmbFlight *flight);
+/*
+ * In a turn.  False when the step cannot be done now: then the time of the
+ * next look is set, and the job tells why.
+ */
+extern bool llmb_flight_stand(LlmbFlight *flight, LlmbGround *ground, bool spending);
+/* In a turn: the request file of a planned batch again, if it is not there. */
+extern void llmb_flight_spool(LlmbFlight *flight, const LlmbGround *ground);
+/* In a turn: what results are taken in by; false when the server is gone. */
+extern bool llmb_flight_open_intake(LlmbFlight *flight);
+/* Outside of a turn: items without a result are decided, the batch is over. */
+extern void llmb_flight_finalize(LlmbFlight *flight);
+/* What a provider is told of the batch. */
+extern void llmb_flight_ref(const LlmbFlight *flight, const LlmbGround *ground, LlmbBatchRef *ref);
+/* In a turn: the batch is there, and this is its id. */
+extern void llmb_flight_adopt(LlmbFlight *flight, const char *id, const char *how);
 /* The next step comes after so many milliseconds. */
 extern void llmb_flight_wait(LlmbFlight *flight, int64 ms);
 /* Counts a try without success; the wait before the next, at least asked_ms. */

@@ -182,6 +182,8 @@ struct LlmbTransfer
 	int			status;
 	int64		retry_after_ms;
 	bool		retry_after_exact;	/* it came in milliseconds */
+	char		kept[2048];		/* headers that providers read: llmb_http_headers() */
+	size_t		kept_len;
 	size_t		header_bytes;
 	bool		headers_ended;
 	bool		lines;
@@ -707,6 +709,48 @@ note_status(LlmbTransfer *t, const char *line)
 	t->headers_ended = false;
 	t->retry_after_ms = -1;
 	t->retry_after_exact = false;
+	t->kept_len = 0;
+	t->kept[0] = '\0';
+}
+
+/* Keeps "name: value" of what providers read, if there is room for it. */
+static void
+keep_header(LlmbTransfer *t, const char *data, size_t n)
+{
+	static const char *const wanted[] = {
+		"x-ratelimit-", "anthropic-ratelimit-", "x-goog-upload-url:", "x-request-id:", "request-id:",
+		"x-should-retry:"
+	};
+	size_t		name_len = 0;
+
+	while (n > 0 && (data[n - 1] == '\r' || data[n - 1] == '\n'))
+		n--;
+	for (int i = 0; i < (int) lengthof(wanted); i++)
+	{
+		size_t		len = strlen(wanted[i]);
+
+		if (n > len && pg_strncasecmp(data, wanted[i], len) == 0)
+		{
+			name_len = (const char *) memchr(data, ':', n) ? (const char *) memchr(data, ':', n) - data : 0;
+			break;
+		}
+	}
+	if (name_len == 0 || t->kept_len + n + 3 > sizeof(t->kept) || memchr(data, '\0', n))
+		return;
+	for (size_t i = 0; i < name_len; i++)
+		t->kept[t->kept_len++] = pg_tolower((unsigned char) data[i]);
+	data += name_len + 1;
+	n -= name_len + 1;
+	while (n > 0 && (*data == ' ' || *data == '\t'))
+	{
+		data++;
+		n--;
+	}
+	memcpy(t->kept + t->kept_len, ": ", 2);
+	memcpy(t->kept + t->kept_len + 2, data, n);
+	t->kept_len += n + 2;
+	t->kept[t->kept_len++] = '\n';
+	t->kept[t->kept_len] = '\0';
 }
 
 /* Header callback, called with one whole line that has no NUL at its end. */
@@ -746,7 +790,10 @@ take_header(char *data, size_t size, size_t nitems, void *arg)
 		}
 	}
 	else
+	{
 		note_retry_after(t, line);
+		keep_header(t, data, n);
+	}
 	return n;
 }
 
@@ -1512,6 +1559,12 @@ int
 llmb_http_status(LlmbTransfer *t)
 {
 	return t->status;
+}
+
+const char *
+llmb_http_headers(LlmbTransfer *t)
+{
+	return t->kept;
 }
 
 int64

@@ -87,6 +87,12 @@ extern LlmbWire llmb_http_wire(LlmbTransfer *transfer);
 extern int	llmb_http_status(LlmbTransfer *transfer);	/* 0: none */
 extern int64 llmb_http_retry_after_ms(LlmbTransfer *transfer);	/* -1: none */
 /*
+ * Headers of the reply that providers read (rate limits, upload address,
+ * request id): "name: value\n", names in lower case; "" without.  Good until
+ * the transfer is freed.
+ */
+extern const char *llmb_http_headers(LlmbTransfer *transfer);
+/*
  * Plain words for what went wrong, DNS / connect / TLS / stall told apart;
  * "" when nothing did.  Holds host and port, never path, header or body.
  */

@@ -22,6 +22,7 @@
 #include "lifecycle.h"
 #include "plan.h"
 #include "probe.h"
+#include "realtime.h"
 #include "turn.h"
 
 static List *flights = NIL;		/* of LlmbFlight */
@@ -66,6 +67,7 @@ forget_flight(LlmbFlight *flight)
 	flights = list_delete_ptr(flights, flight);
 	MemoryContextSwitchTo(old);
 	llmb_call_drop(&flight->party);
+	llmb_realtime_free(flight);
 	llmb_spool_free(flight->spool);
 	MemoryContextDelete(flight->context);
 	pfree(flight);
@@ -138,6 +140,14 @@ llmb_create_in_flight(const LlmbFlight *mine)
 	return false;
 }
 
+static bool
+is_unsent(const LlmbFlight *flight)
+{
+	if (flight->row->realtime && !llmb_batch_is_over(flight->row->state))
+		return llmb_realtime_unsent(flight);
+	return flight->row->state == LLMB_PLANNED || flight->row->state == LLMB_UPLOADING;
+}
+
 /*
  * How many batches of the job's server and owner are on their way, and
  * whether one of the job itself is unsent.
@@ -155,9 +165,8 @@ llmb_lifecycle_count(const LlmbJob *job, bool *unsent)
 
 		if (strcmp(flight->row->server, job->server) != 0 || strcmp(flight->row->owner, job->owner) != 0)
 			continue;
-		count++;
-		*unsent |= flight->row->job == job->id &&
-			(flight->row->state == LLMB_PLANNED || flight->row->state == LLMB_UPLOADING);
+		count += !flight->row->realtime;
+		*unsent |= flight->row->job == job->id && is_unsent(flight);
 	}
 	return count;
 }
@@ -177,6 +186,38 @@ llmb_lifecycle_landing(int64 job)
 			return true;
 	}
 	return false;
+}
+
+bool
+llmb_lifecycle_realtime(int64 job)
+{
+	ListCell   *lc;
+
+	foreach(lc, flights)
+	{
+		LlmbFlight *flight = lfirst(lc);
+
+		if (flight->row->job == job && flight->row->realtime && !llmb_batch_is_over(flight->row->state))
+			return true;
+	}
+	return false;
+}
+
+int64
+llmb_lifecycle_tokens(const char *server, const char *owner, const char *model)
+{
+	int64		tokens = 0;
+	ListCell   *lc;
+
+	foreach(lc, flights)
+	{
+		LlmbBatchRow *row = ((LlmbFlight *) lfirst(lc))->row;
+
+		if (!row->realtime && row->state < LLMB_ENDED && row->model && strcmp(row->model, model) == 0 &&
+			strcmp(row->server, server) == 0 && strcmp(row->owner, owner) == 0)
+			tokens += row->forecast_tokens;
+	}
+	return tokens;
 }
 
 static void
@@ -254,6 +295,21 @@ resume_job(LlmbJob *job)
 	}
 }
 
+/* What may have arrived already is sent all the same. */
+static void
+resend_job(LlmbJob *job)
+{
+	ListCell   *lc;
+
+	foreach(lc, flights)
+	{
+		LlmbFlight *flight = lfirst(lc);
+
+		if (flight->row->job == job->id)
+			llmb_flight_resend(flight);
+	}
+}
+
 static void
 run_command(const LlmbCommand *command, LlmbJob *job)
 {
@@ -283,6 +339,11 @@ run_command(const LlmbCommand *command, LlmbJob *job)
 		cancel_job(job);
 	else if (strcmp(command->verb, "resume") == 0)
 		resume_job(job);
+	else if (strcmp(command->verb, "resend") == 0)
+	{
+		resend_job(job);
+		resume_job(job);
+	}
 	else if (strcmp(command->verb, "pause") == 0 && strcmp(job->state, "cancelling") != 0)
 	{
 		llmb_store_job_state(job->id, "paused", "paused by request");
@@ -351,7 +412,7 @@ has_flight(int64 job)
 	return false;
 }
 
-/* A batch of the job that has not reached the provider, or NULL. */
+/* A batch of the job that has not (wholly) reached the provider, nor is told to stop; or NULL. */
 static LlmbFlight *
 unsent_flight(int64 job)
 {
@@ -361,8 +422,7 @@ unsent_flight(int64 job)
 	{
 		LlmbFlight *flight = lfirst(lc);
 
-		if (flight->row->job == job &&
-			(flight->row->state == LLMB_PLANNED || flight->row->state == LLMB_UPLOADING))
+		if (flight->row->job == job && !flight->cancel && is_unsent(flight))
 			return flight;
 	}
 	return NULL;

@@ -8,6 +8,7 @@
 #include "llm_batch.h"
 
 #include "access/htup_details.h"
+#include "answer.h"
 #include "fmgr.h"
 #include "funcapi.h"
 #include "miscadmin.h"
@@ -73,27 +74,9 @@ llmb_worker_status(PG_FUNCTION_ARGS)
 	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc), values, nulls)));
 }
 
-/* jsonb has limits of its own: a number of more digits than numeric takes. */
-static bool
-numbers_fit(const LlmbJson *node)
-{
-	if (node->type == LLMB_JSON_NUMBER)
-	{
-		const char *e = strpbrk(node->text, "eE");
-
-		if (strlen(node->text) > 1000 || (e && labs(strtol(e + 1, NULL, 10)) > 1000))
-			return false;
-	}
-	for (const LlmbJson *child = node->first; child; child = child->next)
-	{
-		if (!numbers_fit(child))
-			return false;
-	}
-	return true;
-}
-
 /*
- * llm_batch.answer_json(answer text) returns jsonb, NULL when it is no JSON
+ * llm_batch.answer_json(answer text) returns jsonb: the answer where it is
+ * JSON, or the one object that stands in it; else NULL
  */
 Datum
 llmb_answer_json(PG_FUNCTION_ARGS)
@@ -106,13 +89,14 @@ llmb_answer_json(PG_FUNCTION_ARGS)
 	LlmbJson   *json;
 	StringInfoData out;
 
-	/* most answers are prose; what is no object or array is not worth a parse */
-	if (*start != '{' && *start != '[')
+	/* most answers are prose; what holds no object or array is not worth a parse */
+	if (*start != '[' && strchr(start, '{') == NULL)
 		PG_RETURN_NULL();
 	utf8 = llmb_to_utf8(start);
-	utf8[llmb_json_clean(utf8, strlen(utf8), &altered)] = '\0';
-	json = llmb_json_parse(utf8, strlen(utf8), &reason);
-	if (json == NULL || !numbers_fit(json))
+	json = *start == '[' ? llmb_json_of_text(start, &reason) : NULL;
+	if (json == NULL)
+		json = llmb_answer_recover(utf8, strlen(utf8), NULL, &altered, &reason);
+	if (json == NULL || !llmb_answer_fits_jsonb(json))
 		PG_RETURN_NULL();
 	initStringInfo(&out);
 	llmb_json_put_node(&out, json);

@@ -1027,10 +1027,15 @@ append_content(StringInfo out, const LlmbJson *message)
 	}
 }
 
+/*
+ * The messages of a chat completion; of the other endpoints the "input",
+ * which may be a text, and "instructions".
+ */
 static void
 read_question(const LlmbJson *body, int64 seed, Question *question)
 {
 	LlmbJson   *messages = llmb_json_get(body, "messages");
+	const char *instructions = llmb_json_string(body, "instructions");
 	LlmbJson   *message;
 	StringInfoData system;
 	StringInfoData prompt;
@@ -1038,6 +1043,12 @@ read_question(const LlmbJson *body, int64 seed, Question *question)
 
 	initStringInfo(&system);
 	initStringInfo(&prompt);
+	if (instructions != NULL)
+		appendStringInfoString(&system, instructions);
+	if (messages == NULL)
+		messages = llmb_json_get(body, "input");
+	if (messages != NULL && messages->type == LLMB_JSON_STRING)
+		appendStringInfoString(&prompt, messages->text);
 	for (message = messages ? messages->first : NULL; message != NULL; message = message->next)
 	{
 		const char *role = llmb_json_string(message, "role");
@@ -1058,22 +1069,55 @@ read_question(const LlmbJson *body, int64 seed, Question *question)
 	question->text = advance(all, question->instruction.len);
 }
 
+/* The answer that a schema asks for. */
+static char *
+schema_answer(const Question *question, const LlmbJson *schema)
+{
+	SchemaWalk	walk = {0};
+	StringInfoData out;
+
+	walk.question = question;
+	initStringInfo(&out);
+	put_value(&out, &walk, schema, NULL, NULL);
+	return out.data;
+}
+
+/* A schema that was told in words, at the system's end; NULL without. */
+static LlmbJson *
+schema_of_words(const char *system)
+{
+	static const char head[] = "JSON schema:\n";
+	const char *at = strstr(system, head);
+	const char *reason;
+	LlmbJson   *schema;
+	char	   *copy;
+
+	if (at == NULL)
+		return NULL;
+	copy = pstrdup(at + strlen(head));
+	schema = llmb_json_parse(copy, strlen(copy), &reason);
+	pfree(copy);
+	return schema;
+}
+
 static char *
 make_answer(const Question *question, const LlmbJson *body)
 {
 	LlmbJson   *schema = llmb_json_path(body, "response_format", "json_schema", "schema", NULL);
 	Span		system = {question->system, strlen(question->system)};
-	StringInfoData out;
 	Options		options;
 
+	if (schema == NULL)
+		schema = llmb_json_path(body, "text", "format", "schema", NULL);
+	if (schema != NULL)
+		return schema_answer(question, schema);
+	schema = schema_of_words(question->system);
 	if (schema != NULL)
 	{
-		SchemaWalk	walk = {0};
+		char	   *answer = schema_answer(question, schema);
 
-		walk.question = question;
-		initStringInfo(&out);
-		put_value(&out, &walk, schema, NULL, NULL);
-		return out.data;
+		llmb_json_free(schema);
+		return answer;
 	}
 	if (find_options(question->instruction, &options) || find_options(system, &options))
 	{
@@ -1082,6 +1126,27 @@ make_answer(const Question *question, const LlmbJson *body)
 		return pnstrdup(option.start, option.len);
 	}
 	return leading_sentence(question->text);
+}
+
+/* Of length 1, as those of real models are. */
+void
+llmb_mock_vector(const char *text, int64 seed, double *vector, int dimensions)
+{
+	uint64		hash = llmb_mock_hash(text, strlen(text), seed, FOR_ANSWER);
+	double		square = 0;
+	int			i;
+
+	for (i = 0; i < dimensions; i++)
+	{
+		uint64		mix[2] = {hash, i};
+
+		/* never 0, so that the length is not either */
+		vector[i] = llmb_mock_fraction(hash_bytes_extended((unsigned char *) mix, sizeof(mix), FOR_ANSWER)) * 2 -
+			0.9999999;
+		square += vector[i] * vector[i];
+	}
+	for (i = 0; i < dimensions; i++)
+		vector[i] /= sqrt(square);
 }
 
 char *

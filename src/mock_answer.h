@@ -25,7 +25,13 @@ extern uint64 llmb_mock_hash(const char *text, size_t len, int64 seed, LlmbMockP
 extern double llmb_mock_fraction(uint64 hash);
 
 /*
- * The answer to a chat completion's body, palloc'd, with the length of the
+ * Fills a vector for the text: the same for the same text, of length 1.
+ * dimensions is at least 1.
+ */
+extern void llmb_mock_vector(const char *text, int64 seed, double *vector, int dimensions);
+
+/*
+ * The answer to the body of a chat completion or a response, palloc'd, with the length of the
  * prompt's texts in bytes and a hash of them.
  */
 extern char *llmb_mock_answer(const LlmbJson *body, int64 seed,

@@ -89,8 +89,8 @@ static const Option options[] = {
 	SERVER("batch", OPT_BOOL, NULL, 0, 0, batch),
 	SERVER("realtime_threshold", OPT_INT, NULL, 0, MAX_COUNT, realtime_threshold),
 	SERVER("realtime_concurrency", OPT_INT, NULL, 1, 1000, realtime_concurrency),
-	SERVER("requests_per_minute", OPT_INT, NULL, 1, MAX_COUNT, oid),
-	SERVER("tokens_per_minute", OPT_INT, NULL, 1, 1e15, oid),
+	SERVER("requests_per_minute", OPT_INT, NULL, 1, MAX_COUNT, requests_per_minute),
+	SERVER("tokens_per_minute", OPT_INT, NULL, 1, 1e15, tokens_per_minute),
 	SERVER("max_batch_requests", OPT_INT, NULL, 1, 1e6, max_batch_requests),
 	SERVER("max_batch_bytes", OPT_SIZE, NULL, 1024, MAX_BYTES, max_batch_bytes),
 	SERVER("max_enqueued_tokens", OPT_INT, NULL, 1, 1e15, max_enqueued_tokens),
@@ -110,7 +110,11 @@ static const Option options[] = {
 	SERVER("request_timeout", OPT_DURATION, NULL, 10, MS_PER_DAY, request_timeout_ms),
 	SERVER("organization", OPT_TEXT, NULL, 0, 0, organization),
 	SERVER("project", OPT_TEXT, NULL, 0, 0, project),
-	SERVER("api_version", OPT_TEXT, NULL, 0, 0, api_version),
+	SERVER("api_version", OPT_TEXT, NULL, 0, 0, dialect.api_version),
+	SERVER("endpoint", OPT_CHOICE, "chat|responses|embeddings", 0, 0, dialect.endpoint),
+	SERVER("structured_output", OPT_CHOICE, "native|object|prompt", 0, 0, dialect.structured),
+	SERVER("output_cap", OPT_CHOICE, "max_completion_tokens|max_tokens", 0, 0, dialect.old_cap),
+	SERVER("auth", OPT_CHOICE, "bearer|api-key", 0, 0, dialect.key_header),
 	SERVER_SU("ca_file", OPT_TEXT, ca_file),
 	SERVER_SU("proxy", OPT_TEXT, proxy),
 	SERVER_SU("headers", OPT_HEADERS, headers),
@@ -490,6 +494,25 @@ llmb_validator(PG_FUNCTION_ARGS)
 
 /* ---- reading ---- */
 
+/* Choices in the order of their enum; of two, what is told as true. */
+static void
+apply_choice(LlmbServer *server, const Option *option, char *value)
+{
+	char	   *field = (char *) server + option->offset;
+
+	if (option->offset == offsetof(LlmbServer, api))
+		server->api = value;
+	else if (option->offset == offsetof(LlmbServer, dialect.endpoint))
+		server->dialect.endpoint = strcmp(value, "responses") == 0 ? LLMB_ENDPOINT_RESPONSES :
+			strcmp(value, "embeddings") == 0 ? LLMB_ENDPOINT_EMBEDDINGS : LLMB_ENDPOINT_CHAT;
+	else if (option->offset == offsetof(LlmbServer, dialect.structured))
+		server->dialect.structured = strcmp(value, "object") == 0 ? LLMB_STRUCTURED_OBJECT :
+			strcmp(value, "prompt") == 0 ? LLMB_STRUCTURED_PROMPT : LLMB_STRUCTURED_NATIVE;
+	else
+		*(bool *) field = strcmp(value, "realtime") == 0 || strcmp(value, "resend") == 0 ||
+			strcmp(value, "max_tokens") == 0 || strcmp(value, "api-key") == 0;
+}
+
 static void
 apply_option(LlmbServer *server, const Option *option, char *value)
 {
@@ -498,10 +521,7 @@ apply_option(LlmbServer *server, const Option *option, char *value)
 	switch (option->type)
 	{
 		case OPT_CHOICE:
-			if (strcmp(option->name, "api") == 0)
-				server->api = value;
-			else
-				*(bool *) field = strcmp(value, "realtime") == 0 || strcmp(value, "resend") == 0;
+			apply_choice(server, option, value);
 			break;
 		case OPT_BOOL:
 			(void) parse_bool(value, (bool *) field);
@@ -712,18 +732,12 @@ require_usable(const LlmbServer *server)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("api \"%s\" of server \"%s\" is not supported yet", server->api, server->name),
-				 errhint("Use a server with api openai or mock.")));
+				 errhint("Use a server with api openai, anthropic, gemini or mock.")));
 	if (!server->enabled)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("server \"%s\" is disabled", server->name),
 				 errhint("ALTER SERVER %s OPTIONS (SET enabled 'on');", quote_identifier(server->name))));
-	if (!server->batch)
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("server \"%s\" has no batch API", server->name),
-				 errdetail("Its option \"batch\" is off, and real-time calls are not supported yet."),
-				 errhint("Use another server.")));
 	if (!server->provider->needs_key)
 		return;
 	if (llmb_server_key(server, GetUserId(), false, &missing, &reason) == NULL)

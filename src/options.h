@@ -26,6 +26,8 @@ typedef struct LlmbServer
 	bool		resend_unanswered;
 	int64		realtime_threshold;
 	int64		realtime_concurrency;
+	int64		requests_per_minute;	/* 0: no pace of our own */
+	int64		tokens_per_minute;
 	int64		max_batch_requests;
 	int64		max_batch_bytes;
 	int64		max_enqueued_tokens;	/* 0: none known */
@@ -45,7 +47,7 @@ typedef struct LlmbServer
 	char	   *proxy;
 	char	   *organization;
 	char	   *project;
-	char	   *api_version;
+	LlmbDialect dialect;
 	char	  **headers;		/* extra ones, "Name: value" */
 	int			header_count;
 	int64		latency_ms;		/* mock */

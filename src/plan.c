@@ -17,20 +17,44 @@
 #include "utils/memutils.h"
 
 #include "compat.h"
+#include "model.h"
 #include "options.h"
 #include "plan.h"
+#include "realtime.h"
 #include "request.h"
 #include "turn.h"
+
+/* A set of items that are sent singly: what is spooled at a time. */
+#define REALTIME_ITEMS	2000
+#define REALTIME_BYTES	(INT64CONST(64) * 1024 * 1024)
+
+/* Why a batch ended where it did. */
+typedef enum Full
+{
+	NOT_FULL,
+	FULL_FILE,					/* of bytes */
+	FULL_QUEUE,					/* the provider's, of tokens */
+	FULL_BUDGET					/* of the job's max_cost */
+} Full;
 
 typedef struct Planning
 {
 	LlmbJob    *job;
 	LlmbServer *server;
+	LlmbModel  *model;
 	LlmbJobDef *def;
 	LlmbBatchRow *row;
 	LlmbSpool  *spool;
 	int			range_space;
 	StringInfoData line;
+	int64		max_bytes;
+	double		tokens_per_byte;
+	double		tokens_left;	/* in the provider's queue; negative: no limit known */
+	bool		queue_empty;	/* nothing of ours is in it */
+	double		cost_per_byte;
+	double		cost_per_item;
+	double		cost_left;		/* of max_cost; negative: no limit */
+	Full		full;
 } Planning;
 
 static void
@@ -55,19 +79,40 @@ add_ordinal(Planning *planning, int ordinal)
 	row->item_count++;
 }
 
+/* Does one more line of so many bytes fit? */
+static Full
+fullness(const Planning *planning, int bytes)
+{
+	const LlmbBatchRow *row = planning->row;
+	int64		all = row->file_bytes + bytes;
+
+	/* what is too large alone goes alone, for the provider to refuse */
+	if (row->item_count > 0 && all > planning->max_bytes)
+		return FULL_FILE;
+	if (planning->tokens_left >= 0 && all * planning->tokens_per_byte > planning->tokens_left &&
+		(row->item_count > 0 || !planning->queue_empty))
+		return FULL_QUEUE;
+	if (planning->cost_left >= 0 &&
+		all * planning->cost_per_byte + (row->item_count + 1) * planning->cost_per_item > planning->cost_left)
+		return FULL_BUDGET;
+	return NOT_FULL;
+}
+
 static bool
 plan_prompt(const LlmbPrompt *prompt, void *arg)
 {
 	Planning   *planning = arg;
+	bool		bodies = llmb_sends_bodies(planning->server, planning->row->realtime);
 	char		custom_id[80];
 
 	snprintf(custom_id, sizeof(custom_id), "%s-%d", planning->row->token, prompt->ordinal);
 	resetStringInfo(&planning->line);
-	llmb_put_request(&planning->line, planning->server->provider, planning->job->model,
-					 planning->def, prompt, custom_id);
-	/* one that is too long alone goes alone, for the provider to refuse */
-	if (planning->row->item_count > 0 &&
-		planning->row->file_bytes + planning->line.len > planning->server->max_batch_bytes)
+	llmb_put_request(&planning->line, planning->server, planning->model,
+					 planning->def, prompt, bodies ? NULL : custom_id, planning->row->item_count == 0);
+	if (bodies)
+		appendStringInfoChar(&planning->line, '\n');
+	planning->full = fullness(planning, planning->line.len);
+	if (planning->full != NOT_FULL)
 		return false;
 	llmb_spool_write(planning->spool, planning->line.data, planning->line.len);
 	planning->row->file_bytes += planning->line.len;
@@ -106,20 +151,111 @@ obstacle(const LlmbJob *job, LlmbServer **server)
 	return NULL;
 }
 
+/* ---- ways ---- */
+
+/* How items of the job travel; "fell_back": those that a batch did not bring. */
+static bool
+goes_realtime(const LlmbJob *job, const LlmbServer *server, bool fell_back)
+{
+	if (!server->batch || fell_back || strcmp(job->mode, "realtime") == 0)
+		return true;
+	return strcmp(job->mode, "auto") == 0 && job->total <= server->realtime_threshold;
+}
+
+/* ---- forecasts ---- */
+
+/* The job's cap on output tokens, 0 for none. */
+static int64
+output_cap(const LlmbJobDef *def)
+{
+	const char *reason;
+
+	return Max(0, llmb_json_int(llmb_json_of_text(def->params ? def->params : "{}", &reason), "max_tokens", 0));
+}
+
+static double
+forecast_cost(const Planning *planning, const LlmbForecast *forecast)
+{
+	char	   *cost = llmb_forecast_cost(planning->server, planning->job->model, forecast, !planning->row->realtime);
+
+	return cost ? strtod(cost, NULL) : 0;
+}
+
+/* What a byte and an item are expected to take: all is linear in both. */
+static void
+set_rates(Planning *planning)
+{
+	const int64 many = 1000000;
+	LlmbForecast bytes;
+	LlmbForecast items;
+
+	llmb_forecast(planning->server, planning->model, many, 0, output_cap(planning->def), &bytes);
+	llmb_forecast(planning->server, planning->model, 0, (int) many, output_cap(planning->def), &items);
+	planning->tokens_per_byte = bytes.input_tokens / (double) many;
+	planning->cost_per_byte = forecast_cost(planning, &bytes) / many;
+	planning->cost_per_item = forecast_cost(planning, &items) / many;
+}
+
+/* Tokens that batches of this key and model have in the provider's queue. */
+static void
+set_queue_room(Planning *planning)
+{
+	int64		limit = llmb_enqueued_limit(planning->server, planning->model);
+	int64		used = llmb_lifecycle_tokens(planning->job->server, planning->job->owner, planning->job->model);
+
+	planning->tokens_left = limit <= 0 || planning->row->realtime ? -1 : Max(0, limit - used);
+	planning->queue_empty = used == 0;
+}
+
+static void
+set_limits(Planning *planning)
+{
+	const LlmbJob *job = planning->job;
+
+	planning->max_bytes = planning->row->realtime ?
+		Min(REALTIME_BYTES, planning->server->max_batch_bytes) : planning->server->max_batch_bytes;
+	set_rates(planning);
+	set_queue_room(planning);
+	planning->cost_left = job->max_cost < 0 ? -1 : Max(0, job->max_cost - job->cost - job->flying_cost);
+}
+
+/* What the batch as it stands is expected to take. */
+static void
+note_forecast(Planning *planning)
+{
+	LlmbBatchRow *row = planning->row;
+	LlmbForecast forecast;
+
+	llmb_forecast(planning->server, planning->model, row->file_bytes, row->item_count,
+				  output_cap(planning->def), &forecast);
+	row->forecast_tokens = forecast.input_tokens;
+	row->forecast_cost = llmb_forecast_cost(planning->server, planning->job->model, &forecast, !row->realtime);
+}
+
+/* ---- planning ---- */
+
 /* In a turn: fresh items first, then what is to be sent again. */
 static void
 collect(Planning *planning, TimestampTz now)
 {
 	LlmbJob    *job = planning->job;
-	int			limit = (int) planning->server->max_batch_requests;
+	LlmbBatchRow *row = planning->row;
+	bool		fresh = job->planned_to < job->total;
+	int			limit;
 
-	planning->row->attempt = 1;
-	llmb_store_new_prompts(job->id, job->planned_to, limit, plan_prompt, planning);
-	if (planning->row->item_count == 0 && job->retry_attempt > 0 && job->retry_at <= now)
-	{
-		planning->row->attempt = job->retry_attempt;
-		llmb_store_queued_prompts(job->id, job->retry_attempt, limit, plan_prompt, planning);
-	}
+	if (!fresh && (job->retry_attempt == 0 || job->retry_at > now))
+		return;
+	row->attempt = fresh ? 1 : job->retry_attempt;
+	row->realtime = goes_realtime(job, planning->server, !fresh && job->retry_realtime);
+	limit = (int) planning->server->max_batch_requests;
+	if (row->realtime)
+		limit = Max(REALTIME_ITEMS, 4 * (int) planning->server->realtime_concurrency);
+	set_limits(planning);
+	if (fresh)
+		llmb_store_new_prompts(job->id, job->planned_to, limit, plan_prompt, planning);
+	else
+		llmb_store_queued_prompts(job->id, job->retry_attempt, job->retry_realtime, limit, plan_prompt, planning);
+	note_forecast(planning);
 }
 
 static void
@@ -130,6 +266,7 @@ begin_planning(Planning *planning, LlmbJob *job, LlmbServer *server, MemoryConte
 	planning->job = job;
 	planning->server = server;
 	planning->def = llmb_store_job_def(job->id);
+	planning->model = llmb_model(server, job->model);
 	initStringInfo(&planning->line);
 	old = MemoryContextSwitchTo(context);
 	planning->spool = llmb_spool_new(context);
@@ -137,6 +274,7 @@ begin_planning(Planning *planning, LlmbJob *job, LlmbServer *server, MemoryConte
 	planning->row->job = job->id;
 	planning->row->owner = pstrdup(job->owner);
 	planning->row->server = pstrdup(job->server);
+	planning->row->model = pstrdup(job->model);
 	planning->row->token = new_token();
 	planning->range_space = 16;
 	planning->row->ranges = palloc(sizeof(LlmbRange) * planning->range_space);
@@ -148,9 +286,26 @@ static bool
 room_for_batch(const LlmbJob *job, const LlmbServer *server)
 {
 	bool		unsent;
+	int			flying = llmb_lifecycle_count(job, &unsent);
 
 	/* one file of a job waits on disk at a time; the next is written when it is sent */
-	return llmb_lifecycle_count(job, &unsent) < server->max_active_batches && !unsent;
+	if (unsent)
+		return false;
+	/* with a budget, what a set has cost is known before the next is sent */
+	if (job->max_cost >= 0 && llmb_lifecycle_realtime(job->id))
+		return false;
+	return goes_realtime(job, server, false) || flying < server->max_active_batches;
+}
+
+/* In a turn: nothing fits any more into what the job may cost. */
+static void
+pause_for_budget(const LlmbJob *job)
+{
+	const char *reason = psprintf("budget: max_cost is %.15g USD, spent are %.15g, and the next item may cost more than is left",
+								  job->max_cost, job->cost);
+
+	llmb_store_job_state(job->id, "paused", reason);
+	llmb_store_event(job->id, 0, "paused", "%s", reason);
 }
 
 bool
@@ -160,6 +315,7 @@ llmb_plan_batch(LlmbJob *job, TimestampTz now)
 	Planning	planning = {0};
 	LlmbServer *server;
 	const char *reason;
+	bool		paused = false;
 	bool		due = job->planned_to < job->total || (job->retry_attempt > 0 && job->retry_at <= now);
 
 	if (!due)
@@ -187,12 +343,18 @@ llmb_plan_batch(LlmbJob *job, TimestampTz now)
 	collect(&planning, now);
 	if (planning.row->item_count > 0)
 		llmb_store_add_batch(planning.row);
+	/* what is still flying may turn out cheaper than it was expected to be */
+	else if (planning.full == FULL_BUDGET && !job->live_batches)
+	{
+		pause_for_budget(job);
+		paused = true;
+	}
 	llmb_turn_commit();
 	if (planning.row->item_count == 0)
 	{
 		llmb_spool_free(planning.spool);
 		MemoryContextDelete(context);
-		return false;
+		return paused;
 	}
 	MemoryContextSetParent(context, TopMemoryContext);
 	llmb_lifecycle_add(planning.row, planning.spool, context);

@@ -22,5 +22,9 @@ extern bool llmb_plan_batch(LlmbJob *job, TimestampTz now);
 extern void llmb_lifecycle_add(LlmbBatchRow *row, LlmbSpool *spool, MemoryContext context);
 extern int	llmb_lifecycle_count(const LlmbJob *job, bool *unsent);
 extern bool llmb_lifecycle_landing(int64 job);
+/* Are items of the job being sent in real time? */
+extern bool llmb_lifecycle_realtime(int64 job);
+/* Input tokens that batches of this server, owner and model have in the provider's queue. */
+extern int64 llmb_lifecycle_tokens(const char *server, const char *owner, const char *model);
 
 #endif							/* LLMB_PLAN_H */

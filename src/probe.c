@@ -146,7 +146,8 @@ llmb_probe_start_asked(void)
 		probe->party.failed = probe_failed;
 		ref.organization = server->organization;
 		ref.project = server->project;
-		ref.api_version = server->api_version;
+		ref.dialect = &server->dialect;
+		ref.base_url = server->base_url;
 		old = MemoryContextSwitchTo(TopMemoryContext);
 		probes = lappend(probes, probe);
 		MemoryContextSwitchTo(old);

@@ -30,6 +30,10 @@
 /* Part of its time that a batch is being validated. */
 #define VALIDATION_SHARE 0.05
 
+/* Numbers in a vector: when none are asked for, and the most (as pgvector has it). */
+#define MOCK_DIMENSIONS 8
+#define MOCK_MAX_DIMENSIONS 16000
+
 static double
 fraction_of(const char *text, int64 seed, LlmbMockPurpose purpose)
 {
@@ -119,8 +123,9 @@ put_batch(StringInfo out, const LlmbBatchRef *ref, const MockBatch *batch)
 
 	appendStringInfoString(out, "{\"id\":");
 	llmb_json_put_string(out, ref->remote_id);
-	appendStringInfo(out, ",\"object\":\"batch\",\"endpoint\":\"/v1/chat/completions\","
-					 "\"errors\":null,\"completion_window\":\"24h\",\"status\":\"%s\"", status);
+	appendStringInfo(out, ",\"object\":\"batch\",\"endpoint\":\"/v1%s\","
+					 "\"errors\":null,\"completion_window\":\"24h\",\"status\":\"%s\"",
+					 llmb_openai_path(llmb_openai_endpoint(ref->model, ref->dialect)), status);
 	put_optional(out, "input_file_id", ref->remote_input);
 	put_optional(out, "output_file_id",
 				 over ? psprintf("%s-output", ref->remote_id) : NULL);
@@ -211,6 +216,10 @@ mock_answer(LlmbVerb verb, const LlmbBatchRef *ref, int64 now_ms,
 		case LLMB_CALL_DELETE_FILE:
 			appendStringInfoString(&out, "{\"object\":\"file\",\"deleted\":true}");
 			break;
+		case LLMB_CALL_UPLOAD_DATA:
+		case LLMB_CALL_ANSWER:
+			/* not in use: its real-time answers, too, come from answer_line() */
+			break;
 		case LLMB_CALL_CHECK:
 			appendStringInfoString(&out, "{\"object\":\"list\",\"data\":"
 								   "[{\"id\":\"mock\",\"object\":\"model\"}]}");
@@ -248,49 +257,130 @@ limit_answer(char *answer, int64 max_tokens)
 	return true;
 }
 
-static void
-put_completion(StringInfo out, const LlmbBatchRef *ref, const LlmbJson *body)
+/* What a reply says, whatever its form. */
+typedef struct MockReply
 {
-	const char *model = llmb_json_string(body, "model");
-	size_t		prompt_bytes;
-	size_t		system_bytes;
-	uint64		hash;
+	const char *model;
 	char	   *answer;
-	bool		cut;
-	int64		in;
-	int64		written;
+	bool		cut;			/* by the limit of tokens */
+	uint64		hash;
+	int64		in;				/* tokens */
+	int64		out;
+} MockReply;
 
-	answer = llmb_mock_answer(body, ref->seed, &prompt_bytes, &system_bytes, &hash);
-	cut = limit_answer(answer, llmb_json_int(body, "max_completion_tokens", -1));
-	in = count_tokens(system_bytes) + count_tokens(prompt_bytes);
-	written = count_tokens(strlen(answer));
-
+static void
+put_chat_reply(StringInfo out, const MockReply *reply)
+{
 	appendStringInfo(out, "{\"id\":\"chatcmpl-mock-%016llx\",\"object\":\"chat.completion\",\"model\":",
-					 (unsigned long long) hash);
-	llmb_json_put_string(out, model ? model : "mock");
+					 (unsigned long long) reply->hash);
+	llmb_json_put_string(out, reply->model);
 	appendStringInfoString(out, ",\"choices\":[{\"index\":0,"
 						   "\"message\":{\"role\":\"assistant\",\"content\":");
-	llmb_json_put_string(out, answer);
+	llmb_json_put_string(out, reply->answer);
 	appendStringInfo(out, ",\"refusal\":null},\"finish_reason\":\"%s\"}],"
 					 "\"usage\":{\"prompt_tokens\":%lld,\"completion_tokens\":%lld,"
 					 "\"total_tokens\":%lld,"
 					 "\"prompt_tokens_details\":{\"cached_tokens\":0,\"cache_write_tokens\":0},"
 					 "\"completion_tokens_details\":{\"reasoning_tokens\":0}}}",
-					 cut ? "length" : "stop",
-					 (long long) in, (long long) written, (long long) (in + written));
+					 reply->cut ? "length" : "stop",
+					 (long long) reply->in, (long long) reply->out, (long long) (reply->in + reply->out));
+}
 
-	pfree(answer);
+static void
+put_response_reply(StringInfo out, const MockReply *reply)
+{
+	appendStringInfo(out, "{\"id\":\"resp_mock_%016llx\",\"object\":\"response\",\"status\":\"%s\","
+					 "\"error\":null,\"incomplete_details\":%s,\"model\":",
+					 (unsigned long long) reply->hash, reply->cut ? "incomplete" : "completed",
+					 reply->cut ? "{\"reason\":\"max_output_tokens\"}" : "null");
+	llmb_json_put_string(out, reply->model);
+	appendStringInfoString(out, ",\"output\":[{\"type\":\"message\",\"role\":\"assistant\",\"content\":"
+						   "[{\"type\":\"output_text\",\"text\":");
+	llmb_json_put_string(out, reply->answer);
+	appendStringInfo(out, "}]}],\"usage\":{\"input_tokens\":%lld,"
+					 "\"input_tokens_details\":{\"cached_tokens\":0,\"cache_write_tokens\":0},"
+					 "\"output_tokens\":%lld,\"output_tokens_details\":{\"reasoning_tokens\":0},"
+					 "\"total_tokens\":%lld}}",
+					 (long long) reply->in, (long long) reply->out, (long long) (reply->in + reply->out));
+}
+
+static void
+put_text_reply(StringInfo out, const LlmbBatchRef *ref, const LlmbJson *body, LlmbEndpoint endpoint)
+{
+	bool		chat = endpoint == LLMB_ENDPOINT_CHAT;
+	const char *model = llmb_json_string(body, "model");
+	MockReply	reply = {0};
+	size_t		prompt_bytes;
+	size_t		system_bytes;
+	int64		most;
+
+	reply.model = model ? model : "mock";
+	reply.answer = llmb_mock_answer(body, ref->seed, &prompt_bytes, &system_bytes, &reply.hash);
+	most = llmb_json_int(body, chat ? "max_completion_tokens" : "max_output_tokens", -1);
+	if (chat && most < 0)
+		most = llmb_json_int(body, "max_tokens", -1);
+	reply.cut = limit_answer(reply.answer, most);
+	reply.in = count_tokens(system_bytes) + count_tokens(prompt_bytes);
+	reply.out = count_tokens(strlen(reply.answer));
+	if (chat)
+		put_chat_reply(out, &reply);
+	else
+		put_response_reply(out, &reply);
+	pfree(reply.answer);
+}
+
+/* As many numbers as are asked for. */
+static void
+put_embedding_reply(StringInfo out, const LlmbBatchRef *ref, const LlmbJson *body)
+{
+	const char *model = llmb_json_string(body, "model");
+	const char *text = llmb_json_string(body, "input");
+	int			dimensions = (int) Min(Max(llmb_json_int(body, "dimensions", MOCK_DIMENSIONS), 1),
+									   MOCK_MAX_DIMENSIONS);
+	double	   *vector = palloc(sizeof(double) * dimensions);
+	int64		tokens = count_tokens(text ? strlen(text) : 0);
+	int			i;
+
+	llmb_mock_vector(text ? text : "", ref->seed, vector, dimensions);
+	appendStringInfoString(out, "{\"object\":\"list\",\"data\":[{\"object\":\"embedding\",\"index\":0,"
+						   "\"embedding\":");
+	for (i = 0; i < dimensions; i++)
+		appendStringInfo(out, "%c%.9g", i == 0 ? '[' : ',', vector[i]);
+	appendStringInfoString(out, "]}],\"model\":");
+	llmb_json_put_string(out, model ? model : "mock");
+	appendStringInfo(out, ",\"usage\":{\"prompt_tokens\":%lld,\"total_tokens\":%lld}}",
+					 (long long) tokens, (long long) tokens);
+	pfree(vector);
+}
+
+/* A line says itself which endpoint it is for. */
+static void
+put_reply(StringInfo out, const LlmbBatchRef *ref, const LlmbJson *request)
+{
+	LlmbJson   *body = llmb_json_get(request, "body");
+	const char *url = llmb_json_string(request, "url");
+
+	if (url != NULL && strcmp(url, "/v1/embeddings") == 0)
+		put_embedding_reply(out, ref, body);
+	else if (url != NULL && strcmp(url, "/v1/responses") == 0)
+		put_text_reply(out, ref, body, LLMB_ENDPOINT_RESPONSES);
+	else
+		put_text_reply(out, ref, body, LLMB_ENDPOINT_CHAT);
 }
 
 /* Text and attempt of a request: what is the same in every run of a job. */
 static char *
 failure_name(const LlmbJson *request, int attempt)
 {
+	LlmbJson   *text = llmb_json_path(request, "body", "messages", NULL);
 	StringInfoData name;
 
 	initStringInfo(&name);
 	appendStringInfo(&name, "%d/", attempt);
-	llmb_json_put_node(&name, llmb_json_path(request, "body", "messages", NULL));
+	if (text == NULL)
+		text = llmb_json_path(request, "body", "input", NULL);
+	if (text != NULL)
+		llmb_json_put_node(&name, text);
 	return name.data;
 }
 
@@ -318,7 +408,7 @@ put_response(StringInfo out, const LlmbBatchRef *ref, const LlmbJson *request,
 	appendStringInfo(out, "{\"status_code\":200,\"request_id\":\"req_mock-%016llx\",\"body\":",
 					 (unsigned long long) llmb_mock_hash(custom_id, strlen(custom_id),
 													ref->seed, FOR_ORDER));
-	put_completion(out, ref, llmb_json_get(request, "body"));
+	put_reply(out, ref, request);
 	appendStringInfoString(out, "},\"error\":null");
 }
 
@@ -374,6 +464,7 @@ const LlmbProvider llmb_provider_mock = {
 	.make_call = llmb_openai_make_call,
 	.read_reply = llmb_openai_read_reply,
 	.read_line = llmb_openai_read_line,
+	.read_answer = llmb_openai_read_answer,
 	.answer = mock_answer,
 	.answer_line = mock_answer_line,
 };

@@ -15,7 +15,10 @@
 #include "utils/timestamp.h"
 
 #include "flight.h"
+#include "model.h"
+#include "plan.h"
 #include "turn.h"
+#include "verify.h"
 
 /* How far clocks may be apart when listings are read back to an intent. */
 #define CLOCK_SKEW_S	300
@@ -83,8 +86,12 @@ refused(LlmbFlight *flight, const LlmbEnding *ending, const LlmbGround *ground, 
 static void
 upload_ended(LlmbFlight *flight, const LlmbEnding *ending, const LlmbGround *ground)
 {
+	/* where it was to go is good for one try */
+	flight->upload_url = NULL;
 	if (ending->wire != LLMB_WIRE_OK)
 		try_later(flight, ending, ground->server, "the upload");
+	else if (ending->reply.fault == LLMB_FAULT_NONE && ending->reply.upload_url)
+		flight->upload_url = llmb_flight_keep(flight, ending->reply.upload_url);
 	else if (ending->reply.fault == LLMB_FAULT_NONE && ending->reply.file_id)
 	{
 		flight->row->remote_input = llmb_flight_keep(flight, ending->reply.file_id);
@@ -128,9 +135,8 @@ gone(LlmbFlight *flight, const LlmbEnding *ending, const LlmbServer *server, con
 	llmb_flight_say(flight, "gone", "%s", why);
 }
 
-/* In a turn: the batch is there, and this is its id. */
-static void
-adopt(LlmbFlight *flight, const char *id, const char *how)
+void
+llmb_flight_adopt(LlmbFlight *flight, const char *id, const char *how)
 {
 	flight->row->remote_id = llmb_flight_keep(flight, id);
 	flight->row->submitted_at = flight->row->intent_at ? flight->row->intent_at : GetCurrentTimestamp();
@@ -146,7 +152,10 @@ create_ended(LlmbFlight *flight, const LlmbEnding *ending, const LlmbGround *gro
 	if (ending->wire == LLMB_WIRE_NOT_SENT)
 		try_later(flight, ending, ground->server, "creating the batch");
 	else if (ending->wire == LLMB_WIRE_OK && ending->reply.fault == LLMB_FAULT_NONE && ending->reply.batch.id)
-		adopt(flight, ending->reply.batch.id, "the provider took the batch");
+	{
+		llmb_flight_adopt(flight, ending->reply.batch.id, "the provider took the batch");
+		llmb_flight_drop_spool(flight);
+	}
 	else if (ending->wire == LLMB_WIRE_OK && ending->status >= 400 && ending->status < 500 &&
 			 ending->status != 408 && ending->status != 409)
 		refused(flight, ending, ground, "creating the batch");
@@ -171,6 +180,7 @@ not_listed(LlmbFlight *flight, const LlmbGround *ground)
 	if (++flight->listings >= 2 && GetCurrentTimestamp() >= certain)
 	{
 		flight->listings = 0;
+		llmb_verify_reset(flight);
 		llmb_flight_become(flight, LLMB_PLANNED);
 		llmb_flight_say(flight, "absent", "two complete listings do not show the batch: it is sent anew");
 	}
@@ -214,9 +224,15 @@ list_ended(LlmbFlight *flight, const LlmbEnding *ending, const LlmbGround *groun
 		try_later(flight, ending, ground->server, "listing batches");
 		return;
 	}
+	if (ground->server->provider->unlabelled)
+	{
+		if (llmb_verify_page(flight, &ending->reply, ground))
+			not_listed(flight, ground);
+		return;
+	}
 	found = find_listed(flight, &ending->reply, &past);
 	if (found)
-		adopt(flight, found->id, "found at the provider");
+		llmb_flight_adopt(flight, found->id, "found at the provider");
 	else if (!past && ending->reply.next_cursor)
 		flight->cursor = llmb_flight_keep(flight, ending->reply.next_cursor);
 	else
@@ -296,6 +312,30 @@ note_bad_lines(LlmbFlight *flight, const LlmbRemoteBatch *remote)
 	memcpy(flight->bad_lines, remote->bad_lines, sizeof(flight->bad_lines));
 }
 
+/*
+ * In a turn: more tokens than the provider's queue takes.  What it takes is
+ * learned, and the items are cut into batches anew by that.
+ */
+static void
+dissolve(LlmbFlight *flight, const LlmbGround *ground, const char *code)
+{
+	LlmbBatchRow *row = flight->row;
+	LlmbDelta	delta = {.in_flight = -row->item_count, .queued = row->item_count};
+	int64		others = llmb_lifecycle_tokens(row->server, row->owner, row->model) - row->forecast_tokens;
+	int64		wait_ms = ground->server->poll_max_ms;
+
+	llmb_learn_enqueued_limit(ground->server, ground->model, others > 0 ? others : Max(row->forecast_tokens / 2, 1));
+	row->remote_end = llmb_flight_keep(flight, "failed");
+	row->error_code = llmb_flight_keep(flight, llmb_code_name(LLMB_RATE_LIMITED));
+	row->reason = llmb_flight_keep(flight, code);
+	row->ended_at = GetCurrentTimestamp();
+	llmb_flight_become(flight, LLMB_FAILED);
+	llmb_store_requeue(row, wait_ms);
+	llmb_store_count(row->job, &delta);
+	llmb_flight_say(flight, "queue_full", "the provider's queue is full (%s): its items are planned anew, by %lld tokens at a time, in %.0f s",
+					code, (long long) llmb_enqueued_limit(ground->server, ground->model), wait_ms / 1000.0);
+}
+
 /* In a turn: the provider ran nothing of it. */
 static void
 has_failed(LlmbFlight *flight, const LlmbEnding *ending, const LlmbGround *ground)
@@ -311,14 +351,7 @@ has_failed(LlmbFlight *flight, const LlmbEnding *ending, const LlmbGround *groun
 		llmb_flight_pause(flight, ground->job, psprintf("quota: the provider refused the batch (%s)", code));
 	}
 	else if (remote->fault == LLMB_FAULT_QUEUE_FULL && !flight->cancel)
-	{
-		int64		ms = Max(llmb_flight_back_off(flight, ground->server, -1), ground->server->poll_max_ms);
-
-		flight->row->remote_id = NULL;
-		llmb_flight_become(flight, LLMB_PLANNED);
-		llmb_flight_say(flight, "queue_full", "the provider's queue is full (%s); again in %.0f s", code, ms / 1000.0);
-		llmb_flight_wait(flight, ms);
-	}
+		dissolve(flight, ground, code);
 	else
 		fail_batch(flight, flight->cancel ? flight->cancel_code :
 				   remote->fault == LLMB_FAULT_TOO_LARGE ? LLMB_TOO_LARGE : LLMB_INVALID_REQUEST, code);
@@ -385,6 +418,13 @@ cancel_ended(LlmbFlight *flight, const LlmbEnding *ending, const LlmbGround *gro
 static void
 fetch_ended(LlmbFlight *flight, const LlmbEnding *ending, const LlmbGround *ground)
 {
+	if (flight->row->state == LLMB_VERIFYING)
+	{
+		/* a candidate without a line, or without results for now */
+		flight->ended_candidate = NULL;
+		try_later(flight, ending, ground->server, "reading a candidate's results");
+		return;
+	}
 	if (ending->wire == LLMB_WIRE_OK && ending->status == 200)
 	{
 		flight->part++;
@@ -409,6 +449,8 @@ llmb_flight_ended(LlmbParty *party, LlmbEnding *ending)
 	memset(&ground, 0, sizeof(ground));
 	ground.job = llmb_flight_job(flight);
 	ground.server = llmb_server_by_name(flight->row->server);
+	if (ground.server)
+		ground.model = llmb_model(ground.server, ground.job->model);
 	if (ground.server == NULL)
 		llmb_flight_wait(flight, 60000);
 	else
@@ -416,6 +458,7 @@ llmb_flight_ended(LlmbParty *party, LlmbEnding *ending)
 		switch (ending->verb)
 		{
 			case LLMB_CALL_UPLOAD:
+			case LLMB_CALL_UPLOAD_DATA:
 				upload_ended(flight, ending, &ground);
 				break;
 			case LLMB_CALL_CREATE:

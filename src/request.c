@@ -1,8 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * request.c
- *		From a job and a prompt to the provider's request, and from an answer
- *		to the target columns.
+ *		From a job and a prompt to the provider's request.
  *
  * The database's encoding ends here: what goes to a provider is UTF-8, what
  * comes back from these functions is the database's.
@@ -92,55 +91,6 @@ llmb_from_utf8(const char *text, bool *altered)
 	return out.data;
 }
 
-/* ---- schema ---- */
-
-static void
-check_given_schema(const char *given, char **targets, int count)
-{
-	const char *reason;
-	LlmbJson   *schema = llmb_json_of_text(given, &reason);
-	LlmbJson   *properties = llmb_json_get(schema, "properties");
-
-	for (int i = 0; i < count; i++)
-	{
-		if (llmb_json_get(properties, llmb_to_utf8(targets[i])) == NULL)
-			ereport(ERROR,
-					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("the schema has no property for target column \"%s\"", targets[i]),
-					 errhint("Give it one, or leave schema out: it is then derived from the target columns.")));
-	}
-}
-
-char *
-llmb_answer_schema(char *given, char **targets, int count)
-{
-	StringInfoData schema;
-
-	if (given)
-	{
-		check_given_schema(given, targets, count);
-		return given;
-	}
-	if (count < 2)
-		return NULL;
-	initStringInfo(&schema);
-	appendStringInfoString(&schema, "{\"type\":\"object\",\"properties\":{");
-	for (int i = 0; i < count; i++)
-	{
-		appendStringInfoString(&schema, i ? "," : "");
-		llmb_json_put_string(&schema, targets[i]);
-		appendStringInfoString(&schema, ":{\"type\":\"string\"}");
-	}
-	appendStringInfoString(&schema, "},\"required\":[");
-	for (int i = 0; i < count; i++)
-	{
-		appendStringInfoString(&schema, i ? "," : "");
-		llmb_json_put_string(&schema, targets[i]);
-	}
-	appendStringInfoString(&schema, "],\"additionalProperties\":false}");
-	return schema.data;
-}
-
 /* ---- requests ---- */
 
 static LlmbJson *
@@ -190,64 +140,22 @@ merged_params(const char *job, const char *item)
 }
 
 void
-llmb_put_request(StringInfo out, const LlmbProvider *provider, const char *model,
-				 const LlmbJobDef *def, const LlmbPrompt *prompt, const char *custom_id)
+llmb_put_request(StringInfo out, const LlmbServer *server, const LlmbModel *model,
+				 const LlmbJobDef *def, const LlmbPrompt *prompt, const char *custom_id, bool first)
 {
 	LlmbRequest request = {0};
 
 	request.custom_id = custom_id;
-	request.model = utf8_or_null(model);
+	request.first = first;
+	request.model = model;
+	request.dialect = &server->dialect;
 	request.system = utf8_or_null(prompt->system ? prompt->system : def->system);
 	request.prompt = utf8_or_null(prompt->prompt);
 	request.messages = utf8_or_null(prompt->messages);
 	request.params = merged_params(def->params, prompt->params);
 	request.schema = utf8_or_null(def->schema);
 	if (custom_id)
-		provider->put_line(out, &request);
+		server->provider->put_line(out, &request);
 	else
-		provider->put_body(out, &request);
-}
-
-/* ---- answers ---- */
-
-/* A JSON value as a text column takes it; JSON's null is SQL's. */
-static char *
-value_as_text(const LlmbJson *value)
-{
-	StringInfoData out;
-
-	if (value->type == LLMB_JSON_NULL)
-		return NULL;
-	if (value->type == LLMB_JSON_STRING)
-		return llmb_from_utf8(value->text, NULL);
-	initStringInfo(&out);
-	llmb_json_put_node(&out, value);
-	return llmb_from_utf8(out.data, NULL);
-}
-
-bool
-llmb_split_answer(const LlmbJobDef *def, const char *answer, char **columns, const char **reason)
-{
-	LlmbJson   *object;
-
-	if (def->schema == NULL)
-	{
-		columns[0] = pstrdup(answer);
-		return true;
-	}
-	object = llmb_json_of_text(answer, reason);
-	if (object == NULL)
-		return false;
-	*reason = "the answer is not a JSON object with a value for each target column";
-	if (object->type != LLMB_JSON_OBJECT)
-		return false;
-	for (int i = 0; i < def->target_count; i++)
-	{
-		LlmbJson   *value = llmb_json_get(object, llmb_to_utf8(def->target_columns[i]));
-
-		if (value == NULL)
-			return false;
-		columns[i] = value_as_text(value);
-	}
-	return true;
+		server->provider->put_body(out, &request);
 }

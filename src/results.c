@@ -14,14 +14,17 @@
 #include "miscadmin.h"
 #include "utils/acl.h"
 #include "utils/memutils.h"
+#include "utils/timestamp.h"
 
+#include "price.h"
 #include "request.h"
 #include "results.h"
+#include "schema.h"
 #include "template.h"
 #include "turn.h"
 #include "writeback.h"
 
-/* Expired items travel once more, then it is enough. */
+/* Expired items travel once more in a batch. */
 #define EXPIRED_ATTEMPTS 2
 /* Waits of an answer whose row is locked. */
 #define LATER_BASE_MS	500
@@ -72,25 +75,40 @@ may_retry(const LlmbIntake *intake, LlmbCode code, bool retryable)
 {
 	int			attempts = intake->server->max_attempts;
 
-	if (code == LLMB_EXPIRED)
-		attempts = Min(attempts, EXPIRED_ATTEMPTS);
 	if (code == LLMB_INVALID_OUTPUT)
 		attempts = 1 + intake->server->invalid_output_retries;
 	return retryable && !intake->no_retry && intake->batch->attempt < attempts;
 }
 
+/*
+ * What the batch did not bring in its time, and what it was refused for,
+ * goes to real time; what expired travels once more first.
+ */
+static bool
+batch_is_vain(const LlmbIntake *intake, LlmbCode code)
+{
+	if (intake->realtime)
+		return false;
+	return intake->unfit ||
+		(code == LLMB_EXPIRED && intake->batch->attempt >= EXPIRED_ATTEMPTS) ||
+		(code == LLMB_TIMEOUT && intake->cancelled_as == LLMB_TIMEOUT);
+}
+
 static void
-set_failed(const LlmbIntake *intake, LlmbResult *result, LlmbCode code, bool retryable)
+set_failed(LlmbIntake *intake, LlmbResult *result, LlmbCode code, bool retryable)
 {
 	bool		again = may_retry(intake, code, retryable);
 
 	result->code = code;
 	result->state = again ? "retried" : code == LLMB_CANCELLED_ITEM ? "cancelled" : "failed";
 	result->retry_after_ms = again ? intake->retry_ms : 0;
+	result->resend_realtime = again && intake->fallback && batch_is_vain(intake, code);
+	if (again && !intake->fallback && batch_is_vain(intake, code))
+		intake->stuck = code;
 }
 
 static void
-fill_result(const LlmbIntake *intake, LlmbResult *result, const LlmbOutcome *outcome)
+fill_result(LlmbIntake *intake, LlmbResult *result, const LlmbOutcome *outcome)
 {
 	result->attempt = intake->batch->attempt;
 	result->batch = intake->batch->id;
@@ -103,6 +121,7 @@ fill_result(const LlmbIntake *intake, LlmbResult *result, const LlmbOutcome *out
 	result->input_tokens = outcome->input_tokens;
 	result->cached_tokens = outcome->cached_tokens;
 	result->cache_write_tokens = outcome->cache_write_tokens;
+	result->long_write_tokens = outcome->long_write_tokens;
 	result->output_tokens = outcome->output_tokens;
 	result->reasoning_tokens = outcome->reasoning_tokens;
 	result->free = intake->free;
@@ -154,13 +173,17 @@ take_line(Slice *slice, char *line, size_t len)
 	slice->taken[position] = true;
 }
 
-/* Answers whose rows are to be written, as write-back wants them. */
+/*
+ * Answers whose rows are to be written, as write-back wants them; of a job
+ * without targets they are only held against its schema.
+ */
 static void
 write_answers(const LlmbJobDef *def, Oid owner, LlmbResult **results, int count,
 			  void (*invalid) (void *arg, LlmbResult *result), void *arg)
 {
 	LlmbWrite  *writes = palloc0(sizeof(LlmbWrite) * Max(count, 1));
 	LlmbResult **written = palloc(sizeof(LlmbResult *) * Max(count, 1));
+	LlmbSplit  *split = llmb_split_begin(def);
 	int			n = 0;
 
 	for (int i = 0; i < count; i++)
@@ -168,9 +191,9 @@ write_answers(const LlmbJobDef *def, Oid owner, LlmbResult **results, int count,
 		const char *reason = NULL;
 
 		writes[n].columns = palloc(sizeof(char *) * def->target_count);
-		if (!llmb_split_answer(def, results[i]->answer, writes[n].columns, &reason))
+		if (!llmb_split_answer(split, results[i]->answer, writes[n].columns, &results[i]->altered, &reason))
 		{
-			results[i]->error = pstrdup(reason);
+			results[i]->error = unconstify(char *, reason);
 			invalid(arg, results[i]);
 			continue;
 		}
@@ -178,6 +201,8 @@ write_answers(const LlmbJobDef *def, Oid owner, LlmbResult **results, int count,
 		writes[n].prompt_hash = results[i]->prompt_hash;
 		written[n++] = results[i];
 	}
+	if (def->target_count == 0)
+		return;
 	if (OidIsValid(owner))
 		llmb_write_back(def, owner, writes, n);
 	for (int i = 0; i < n; i++)
@@ -223,11 +248,11 @@ invalid_output(void *arg, LlmbResult *result)
 static void
 write_slice(Slice *slice)
 {
-	const LlmbIntake *intake = slice->intake;
+	LlmbIntake *intake = slice->intake;
 	LlmbResult **answers = palloc(sizeof(LlmbResult *) * Max(slice->count, 1));
 	int			n = 0;
 
-	if (intake->def->target_count == 0)
+	if (intake->def->target_count == 0 && intake->def->schema == NULL)
 		return;
 	for (int i = 0; i < slice->count; i++)
 	{
@@ -236,8 +261,9 @@ write_slice(Slice *slice)
 	}
 	if (n == 0)
 		return;
-	llmb_store_keys(intake->batch->job, slice->results, slice->count);
-	write_answers(intake->def, intake->owner, answers, n, invalid_output, unconstify(LlmbIntake *, intake));
+	if (intake->def->target_count > 0)
+		llmb_store_keys(intake->batch->job, slice->results, slice->count);
+	write_answers(intake->def, intake->owner, answers, n, invalid_output, intake);
 }
 
 static void
@@ -257,10 +283,76 @@ add_to(LlmbDelta *delta, const LlmbResult *result)
 		else
 			delta->failed++;
 	}
-	if (result->free)
-		delta->cost_free++;
-	else if (result->input_tokens > 0 || result->output_tokens > 0)
-		delta->cost_unknown++;
+	if (result->code == LLMB_UNANSWERED)
+		delta->uncertain++;
+}
+
+/*
+ * Whether an attempt that ended so and has no usage may have cost something.
+ * What a provider did not run it does not charge: requests that it refused,
+ * that were cancelled or expired, and its own failures.
+ */
+static bool
+may_have_cost(LlmbCode code)
+{
+	switch (code)
+	{
+		case LLMB_RATE_LIMITED:
+		case LLMB_AUTH:
+		case LLMB_INVALID_REQUEST:
+		case LLMB_TOO_LARGE:
+		case LLMB_PROVIDER_ERROR:
+		case LLMB_TIMEOUT:
+		case LLMB_EXPIRED:
+		case LLMB_CANCELLED_ITEM:
+		case LLMB_BUDGET:
+			return false;
+		case LLMB_OK:
+		case LLMB_REFUSED:
+		case LLMB_TRUNCATED:
+		case LLMB_INVALID_OUTPUT:
+		case LLMB_UNANSWERED:
+		case LLMB_WRITE_BACK:
+		case LLMB_STALE:
+			break;
+	}
+	return true;
+}
+
+static void
+add_usage(LlmbIntake *intake, const LlmbResult *result)
+{
+	if (result->input_tokens < 0)
+		return;
+	intake->with_usage++;
+	intake->input_tokens += result->input_tokens;
+	intake->output_tokens += Max(result->output_tokens, 0);
+}
+
+/* What the attempts cost, by today's prices; every attempt counts. */
+static void
+bill_slice(Slice *slice, LlmbDelta *delta)
+{
+	LlmbIntake *intake = slice->intake;
+	TimestampTz now = GetCurrentTimestamp();
+	LlmbBill	bill;
+	LlmbSpending spending;
+
+	llmb_bill_begin(&bill, llmb_prices(intake->server, intake->batch->model, now), !intake->realtime);
+	for (int i = 0; i < slice->count; i++)
+	{
+		LlmbResult *result = &slice->results[i];
+		LlmbUsage	usage = {result->input_tokens, result->cached_tokens, result->cache_write_tokens,
+		result->long_write_tokens, result->output_tokens, result->reasoning_tokens};
+
+		result->cost = llmb_bill_add(&bill, &usage, result->free || !may_have_cost(result->code));
+		add_usage(intake, result);
+	}
+	llmb_bill_end(&bill, &spending);
+	llmb_store_spend(intake->batch->job, intake->realtime, now, &spending);
+	delta->cost = spending.cost;
+	delta->saved = spending.saved;
+	delta->cost_unknown = (int) spending.cost_unknown;
 }
 
 static void
@@ -271,20 +363,28 @@ store_slice(Slice *slice)
 
 	for (int i = 0; i < slice->count; i++)
 		add_to(&delta, &slice->results[i]);
+	bill_slice(slice, &delta);
 	llmb_store_put_results(job, slice->results, slice->count);
 	if (delta.unapplied > 0)
 		llmb_store_answer_wait(job, slice->results, slice->count, LATER_BASE_MS);
 	llmb_store_count(job, &delta);
 }
 
+/* In a turn. */
 static void
-finish_slice(Slice *slice, const char *doing)
+put_slice(Slice *slice)
 {
-	llmb_turn_begin(doing);
 	for (int i = 0; slice->utf8 && i < slice->count; i++)
 		convert_result(&slice->results[i]);
 	write_slice(slice);
 	store_slice(slice);
+}
+
+static void
+finish_slice(Slice *slice, const char *doing)
+{
+	llmb_turn_begin(doing);
+	put_slice(slice);
 	llmb_turn_commit();
 	/* only what is committed counts as seen */
 	for (int i = 0; i < slice->count; i++)
@@ -342,6 +442,57 @@ llmb_take_lines(LlmbIntake *intake, char *lines, size_t len)
 	MemoryContextDelete(context);
 }
 
+/* ---- outcomes of real-time requests ---- */
+
+/* The ordinal at a position of the batch, or 0. */
+static int
+position_ordinal(const LlmbBatchRow *batch, int position)
+{
+	for (int r = 0; r < batch->range_count; r++)
+	{
+		int			ordinal = batch->ranges[r].lower + position - batch->ranges[r].position;
+
+		if (position >= batch->ranges[r].position && ordinal < batch->ranges[r].upper)
+			return ordinal;
+	}
+	return 0;
+}
+
+int
+llmb_store_outcomes(LlmbIntake *intake, LlmbOutcome *const *outcomes, const int *positions, int count)
+{
+	Slice		slice = {.intake = intake, .count = count, .utf8 = true};
+	int			succeeded = 0;
+
+	slice.results = palloc0(sizeof(LlmbResult) * Max(count, 1));
+	for (int i = 0; i < count; i++)
+	{
+		slice.results[i].ordinal = position_ordinal(intake->batch, positions[i]);
+		fill_result(intake, &slice.results[i], outcomes[i]);
+	}
+	put_slice(&slice);
+	for (int i = 0; i < count; i++)
+		succeeded += strcmp(slice.results[i].state, "succeeded") == 0;
+	return succeeded;
+}
+
+void
+llmb_outcomes_stored(LlmbIntake *intake, const int *positions, int count, int succeeded)
+{
+	for (int i = 0; i < count; i++)
+		intake->seen[positions[i]] = true;
+	intake->seen_count += count;
+	intake->answered += succeeded;
+}
+
+void
+llmb_learn_from(const LlmbIntake *intake)
+{
+	if (intake->with_usage == intake->batch->item_count)
+		llmb_learn_usage(intake->server->name, intake->batch->model, intake->batch->file_bytes,
+						 intake->input_tokens, intake->with_usage, intake->output_tokens);
+}
+
 /* An item that has no line; its position is not in the slice yet. */
 static void
 add_lineless(Slice *slice, int ordinal, int position, LlmbCode code, bool retryable, const char *error)
@@ -354,7 +505,7 @@ add_lineless(Slice *slice, int ordinal, int position, LlmbCode code, bool retrya
 	result->attempt = batch->attempt;
 	result->batch = batch->id;
 	result->input_tokens = result->output_tokens = result->cached_tokens = -1;
-	result->cache_write_tokens = result->reasoning_tokens = -1;
+	result->cache_write_tokens = result->long_write_tokens = result->reasoning_tokens = -1;
 	result->error = error ? pstrdup(error) : NULL;
 	set_failed(slice->intake, result, code, retryable);
 	slice->positions[slice->count++] = position;
@@ -388,22 +539,8 @@ llmb_take_missing(LlmbIntake *intake, LlmbCode code, bool retryable, const char 
 	MemoryContextDelete(context);
 }
 
-/* The ordinal at a position of the batch, or 0. */
-static int
-position_ordinal(const LlmbBatchRow *batch, int position)
-{
-	for (int r = 0; r < batch->range_count; r++)
-	{
-		int			ordinal = batch->ranges[r].lower + position - batch->ranges[r].position;
-
-		if (position >= batch->ranges[r].position && ordinal < batch->ranges[r].upper)
-			return ordinal;
-	}
-	return 0;
-}
-
 void
-llmb_take_named(LlmbIntake *intake, const int *positions, int count, LlmbCode code, const char *error)
+llmb_take_named(LlmbIntake *intake, const int *positions, int count, LlmbCode code, bool retryable, const char *error)
 {
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "llm_batch results",
 												  ALLOCSET_DEFAULT_SIZES);
@@ -419,7 +556,7 @@ llmb_take_named(LlmbIntake *intake, const int *positions, int count, LlmbCode co
 		if (ordinal == 0 || intake->seen[position] || slice.taken[position])
 			continue;
 		slice.taken[position] = true;
-		add_lineless(&slice, ordinal, position, code, false, error);
+		add_lineless(&slice, ordinal, position, code, retryable, error);
 	}
 	if (slice.count > 0)
 		finish_slice(&slice, "deciding refused items");

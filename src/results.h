@@ -19,13 +19,20 @@ typedef struct LlmbIntake
 	const LlmbJobDef *def;
 	Oid			owner;			/* InvalidOid: the role is gone */
 	bool		free;			/* the provider charges nothing */
+	bool		realtime;		/* sent singly: prices, and what a failure means */
+	bool		fallback;		/* what a batch does not bring goes to real time */
+	bool		unfit;			/* the batch was refused or lost as a whole: not in a batch again */
 	bool		no_retry;		/* the job is being cancelled */
 	int			retry_ms;		/* wait of items that are sent again: one for all */
+	LlmbCode	stuck;			/* what would fall back, and may not: the job is to be paused */
 	LlmbCode	cancelled_as;	/* what a cancelled line means: why we cancelled */
 	bool	   *seen;			/* by position; set once committed */
 	int			seen_count;
 	int			answered;		/* by this process, for good */
 	int			strange_lines;	/* no, unknown or repeated custom_id */
+	int			with_usage;		/* items whose usage the provider told, and its sums: */
+	int64		input_tokens;
+	int64		output_tokens;
 } LlmbIntake;
 
 /*
@@ -34,9 +41,23 @@ typedef struct LlmbIntake
  */
 extern void llmb_take_lines(LlmbIntake *intake, char *lines, size_t len);
 
+/*
+ * The same for outcomes of real-time requests, in the caller's turn; returns
+ * how many answers are in place.  Once that is committed, llmb_outcomes_stored().
+ */
+extern int	llmb_store_outcomes(LlmbIntake *intake, LlmbOutcome *const *outcomes,
+								const int *positions, int count);
+extern void llmb_outcomes_stored(LlmbIntake *intake, const int *positions, int count, int succeeded);
+
 /* Fails the items at these positions (counted from 1) of the batch. */
 extern void llmb_take_named(LlmbIntake *intake, const int *positions, int count,
-							LlmbCode code, const char *error);
+							LlmbCode code, bool retryable, const char *error);
+
+/*
+ * In a turn, once every item is decided: what the usage teaches of the model,
+ * if all items brought it to this process.
+ */
+extern void llmb_learn_from(const LlmbIntake *intake);
 
 /* Decides all items of the batch that had no line. */
 extern void llmb_take_missing(LlmbIntake *intake, LlmbCode code, bool retryable, const char *error);

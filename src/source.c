@@ -304,7 +304,6 @@ static void
 check_target(LlmbSource *source, Relation rel, Form_pg_attribute att)
 {
 	const char *name = NameStr(att->attname);
-	Oid			base = getBaseType(att->atttypid);
 
 	if (att->attgenerated)
 		ereport(ERROR,
@@ -333,12 +332,6 @@ check_target(LlmbSource *source, Relation rel, Form_pg_attribute att)
 					 errdetail("The answer would change the question, and count as stale."),
 					 errhint("Name another column.")));
 	}
-	if (base != TEXTOID && base != VARCHAROID && base != BPCHAROID)
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("target column \"%s\" is of type %s", name, format_type_be(att->atttypid)),
-				 errdetail("Only text columns can be targets so far."),
-				 errhint("Use a text column, or target => NULL and llm_batch.results.")));
 	require_column(rel, att, ACL_UPDATE);
 }
 

@@ -20,6 +20,7 @@
 #include "datatype/timestamp.h"
 #include "nodes/pg_list.h"
 #include "utils/array.h"
+#include "utils/numeric.h"
 
 /* ---- jobs ---- */
 
@@ -29,6 +30,7 @@ typedef struct LlmbJob
 	char	   *owner;
 	char	   *server;
 	char	   *model;
+	char	   *mode;			/* as asked for: auto, batch, realtime */
 	char	   *state;
 	char	   *reason;
 	int			total;
@@ -41,6 +43,10 @@ typedef struct LlmbJob
 	int			planned_to;
 	int			retry_attempt;	/* attempt of the queue row due next; 0 none */
 	TimestampTz retry_at;		/* when that is */
+	bool		retry_realtime; /* it fell back from a batch */
+	double		cost;			/* USD so far; of what has a known price */
+	double		flying_cost;	/* USD that its live batches are expected to cost */
+	double		max_cost;		/* USD; -1 none */
 	bool		live_batches;	/* some batch is not over */
 	bool		past_deadline;
 	TimestampTz deadline;		/* 0: none */
@@ -75,6 +81,7 @@ typedef struct LlmbNewJob
 	int64		request_hash;
 	int			priority;
 	TimestampTz deadline;		/* 0: none */
+	char	   *max_cost;		/* USD, a number; NULL none */
 } LlmbNewJob;
 
 /* Inserts the job of the current user; 0 when its request_key is taken. */
@@ -100,7 +107,8 @@ typedef struct LlmbDelta
 	int			unapplied;
 	int			uncertain;
 	int			cost_unknown;	/* attempts whose cost is not known */
-	int			cost_free;		/* attempts known to have cost nothing */
+	char	   *cost;			/* USD of attempts, a number; NULL none is known */
+	char	   *saved;			/* USD against one-by-one real time; NULL likewise */
 } LlmbDelta;
 
 extern bool llmb_job_is_over(const LlmbJob *job);
@@ -162,12 +170,13 @@ typedef bool (*LlmbPromptTaker) (const LlmbPrompt *prompt, void *arg);
 
 /*
  * Hands out a job's prompts in the order of ordinals: the never-sent ones
- * above "after", the ones in queue that are due for "attempt", or those of a
+ * above "after", the ones in queue that are due for "attempt" in that mode, or those of a
  * batch; of the first two at most "limit".  Memory does not grow with their
  * number.
  */
 extern void llmb_store_new_prompts(int64 job, int after, int limit, LlmbPromptTaker take, void *arg);
-extern void llmb_store_queued_prompts(int64 job, int attempt, int limit, LlmbPromptTaker take, void *arg);
+extern void llmb_store_queued_prompts(int64 job, int attempt, bool realtime, int limit,
+									  LlmbPromptTaker take, void *arg);
 extern void llmb_store_batch_prompts(int64 batch, LlmbPromptTaker take, void *arg);
 
 /* ---- batches ---- */
@@ -184,7 +193,9 @@ typedef struct LlmbBatchRow
 	int64		id;
 	int64		job;
 	char	   *owner;			/* of the job: whose key it travels with */
+	char	   *model;			/* of the job */
 	char	   *server;
+	bool		realtime;		/* its items are sent singly */
 	int			attempt;
 	LlmbBatchState state;
 	char	   *reason;
@@ -192,6 +203,9 @@ typedef struct LlmbBatchRow
 	int			creates;
 	int			item_count;
 	int64		file_bytes;
+	int64		forecast_tokens;	/* input tokens expected */
+	char	   *forecast_cost;	/* USD expected, a number; NULL unknown */
+	int			marked;			/* realtime: so many may have been sent */
 	int			done;
 	int			failed;
 	int			tries;
@@ -219,6 +233,8 @@ extern void llmb_store_add_batch(LlmbBatchRow *batch);
 extern void llmb_store_purge_prompts(const LlmbBatchRow *batch, bool all);
 /* Ends the items of a batch that was never sent, with that code. */
 extern void llmb_store_end_unsent(const LlmbBatchRow *batch, LlmbCode code);
+/* Is this the provider's id of a batch of ours? */
+extern bool llmb_store_knows_remote(const char *server, const char *remote_id);
 extern List *llmb_store_live_batches(void);	/* of LlmbBatchRow */
 extern LlmbBatchRow *llmb_store_batch(int64 id);	/* NULL: no such batch */
 /* Writes back all that can change; "was" is the state it must still have. */
@@ -247,12 +263,15 @@ typedef struct LlmbResult
 	int64		input_tokens;
 	int64		cached_tokens;
 	int64		cache_write_tokens;
+	int64		long_write_tokens;	/* of these for the longer time; not stored */
 	int64		output_tokens;
 	int64		reasoning_tokens;
+	Numeric		cost;			/* USD; NULL unknown */
 	bool		free;			/* known to have cost nothing */
 	char	   *key;			/* of its source row; NULL none */
 	int64		prompt_hash;
 	int			retry_after_ms; /* state 'retried': when to send again */
+	bool		resend_realtime;	/* state 'retried': it falls back to real time */
 } LlmbResult;
 
 /* Stale items of a job above an ordinal that retry() may send: key alone. */
@@ -263,8 +282,8 @@ extern void llmb_store_renew_prompt(int64 job, int ordinal, const char *prompt, 
 extern void llmb_store_keys(int64 job, LlmbResult *results, int count);
 /* Appends results and answers, and queues those with state 'retried'. */
 extern void llmb_store_put_results(int64 job, LlmbResult *results, int count);
-/* Sends items back to the queue that have no result of this attempt. */
-extern void llmb_store_requeue(const LlmbBatchRow *batch, const bool *seen, int attempt, int delay_ms);
+/* All items of a batch that was never run go back to the queue as they were. */
+extern void llmb_store_requeue(const LlmbBatchRow *batch, int64 delay_ms);
 
 /* Stored answers of a job whose time has come, the oldest first. */
 extern LlmbResult *llmb_store_due_answers(int64 *job, int limit, int *count);

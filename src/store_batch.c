@@ -57,12 +57,13 @@ llmb_store_new_prompts(int64 job, int after, int limit, LlmbPromptTaker take, vo
 }
 
 void
-llmb_store_queued_prompts(int64 job, int attempt, int limit, LlmbPromptTaker take, void *arg)
+llmb_store_queued_prompts(int64 job, int attempt, bool realtime, int limit,
+						  LlmbPromptTaker take, void *arg)
 {
 	hand_out(llmb_cursor("SELECT q.ordinal, p.prompt, p.system, p.messages, p.params "
 						 "FROM llm_batch.queue q JOIN llm_batch.prompt p USING (job_id, ordinal) "
-						 "WHERE q.job_id = $1 AND q.attempt = $2 AND q.not_before <= clock_timestamp() "
-						 "ORDER BY q.ordinal LIMIT $3", "lii", job, attempt, limit),
+						 "WHERE q.job_id = $1 AND q.attempt = $2 AND q.realtime = $3 AND q.not_before <= clock_timestamp() "
+						 "ORDER BY q.ordinal LIMIT $4", "libi", job, attempt, (int) realtime, limit),
 			 take, arg);
 }
 
@@ -118,10 +119,13 @@ llmb_store_add_batch(LlmbBatchRow *batch)
 	char	   *items = ranges_text(batch);
 	LlmbRows   *rows;
 
-	rows = llmb_sql("INSERT INTO llm_batch.batch (job_id, server, attempt, state, token, item_count, file_bytes, items) "
-					"VALUES ($1, $2::name, $3, 'planned', $4, $5, $6, $7::int4multirange) RETURNING id, created_at",
-					"ltitilt", batch->job, batch->server, batch->attempt, batch->token,
-					batch->item_count, batch->file_bytes, items);
+	rows = llmb_sql("INSERT INTO llm_batch.batch (job_id, server, attempt, state, token, item_count, file_bytes, items, "
+					" mode, forecast_tokens, forecast_cost) "
+					"VALUES ($1, $2::name, $3, 'planned', $4, $5, $6, $7::int4multirange, $8, $9, $10::numeric) "
+					"RETURNING id, created_at",
+					"ltitilttlt", batch->job, batch->server, batch->attempt, batch->token,
+					batch->item_count, batch->file_bytes, items,
+					batch->realtime ? "realtime" : "batch", batch->forecast_tokens, batch->forecast_cost);
 	batch->id = llmb_row_int(rows, 0, 1);
 	batch->created_at = llmb_row_time(rows, 0, 2);
 	batch->state = LLMB_PLANNED;
@@ -135,8 +139,8 @@ llmb_store_add_batch(LlmbBatchRow *batch)
 				 " started_at = COALESCE(started_at, clock_timestamp()) WHERE id = $1",
 				 "lii", batch->job, batch->item_count,
 				 batch->ranges[batch->range_count - 1].upper - 1);
-	llmb_store_event(batch->job, batch->id, "planned", "batch planned: items %d, bytes %lld, attempt %d",
-					 batch->item_count, (long long) batch->file_bytes, batch->attempt);
+	llmb_store_event(batch->job, batch->id, "planned", "%s: items %d, bytes %lld, attempt %d",
+					 batch->realtime ? "planned to be sent in real time" : "batch planned", batch->item_count, (long long) batch->file_bytes, batch->attempt);
 }
 
 void
@@ -202,6 +206,11 @@ read_batch(LlmbRows *rows, int row)
 	batch->ended_at = llmb_row_time(rows, row, 23);
 	batch->error_code = llmb_row_text(rows, row, 24);
 	batch->owner = llmb_row_text(rows, row, 25);
+	batch->realtime = llmb_row_bool(rows, row, 26);
+	batch->marked = llmb_row_int(rows, row, 27);
+	batch->forecast_tokens = llmb_row_int(rows, row, 28);
+	batch->forecast_cost = llmb_row_text(rows, row, 29);
+	batch->model = llmb_row_text(rows, row, 30);
 	read_ranges(batch);
 	return batch;
 }
@@ -210,7 +219,9 @@ read_batch(LlmbRows *rows, int row)
 	"SELECT id, job_id, server, attempt, state, reason, token, creates, item_count, file_bytes, " \
 	" done, failed, tries, remote_input, remote_id, remote_output, remote_errors, remote_end, " \
 	" created_at, intent_at, submitted_at, cancelled_at, ended_at, error_code, " \
-	" (SELECT j.owner FROM llm_batch.job j WHERE j.id = job_id) " \
+	" (SELECT j.owner FROM llm_batch.job j WHERE j.id = job_id), " \
+	" mode = 'realtime', marked, forecast_tokens, forecast_cost::text, " \
+	" (SELECT j.model FROM llm_batch.job j WHERE j.id = job_id) " \
 	"FROM llm_batch.batch "
 
 List *
@@ -235,6 +246,17 @@ llmb_store_batch(int64 id)
 	return batch;
 }
 
+bool
+llmb_store_knows_remote(const char *server, const char *remote_id)
+{
+	LlmbRows   *rows = llmb_sql("SELECT EXISTS (SELECT FROM llm_batch.batch WHERE remote_id = $2 AND server = $1::name)",
+								"tt", server, remote_id);
+	bool		known = llmb_row_bool(rows, 0, 1);
+
+	llmb_sql_done(rows);
+	return known;
+}
+
 void
 llmb_store_save_batch(const LlmbBatchRow *b, LlmbBatchState was)
 {
@@ -242,14 +264,14 @@ llmb_store_save_batch(const LlmbBatchRow *b, LlmbBatchState was)
 
 	saved = llmb_sql_run("UPDATE llm_batch.batch SET state = $3, reason = $4, creates = $5, done = $6, failed = $7, tries = $8, "
 						 " remote_input = $9, remote_id = $10, remote_output = $11, remote_errors = $12, remote_end = $13, "
-						 " intent_at = $14, submitted_at = $15, cancelled_at = $16, ended_at = $17, error_code = $18, "
+						 " intent_at = $14, submitted_at = $15, cancelled_at = $16, ended_at = $17, error_code = $18, marked = $19, "
 						 " finalized_at = CASE WHEN $3 IN ('finalized', 'failed', 'cancelled') THEN clock_timestamp() END "
 						 "WHERE id = $1 AND state = $2",
-						 "lttt" "iiii" "ttttt" "zzzzt",
+						 "lttt" "iiii" "ttttt" "zzzzti",
 						 b->id, llmb_batch_state_name(was), llmb_batch_state_name(b->state), b->reason,
 						 b->creates, b->done, b->failed, b->tries,
 						 b->remote_input, b->remote_id, b->remote_output, b->remote_errors, b->remote_end,
-						 b->intent_at, b->submitted_at, b->cancelled_at, b->ended_at, b->error_code);
+						 b->intent_at, b->submitted_at, b->cancelled_at, b->ended_at, b->error_code, b->marked);
 	if (saved != 1)
 		elog(ERROR, "batch " INT64_FORMAT " is not in state %s any more", b->id, llmb_batch_state_name(was));
 }

@@ -63,12 +63,12 @@ llmb_store_new_job(const LlmbNewJob *job, const char *owner)
 	int64		id = 0;
 
 	rows = llmb_sql("INSERT INTO llm_batch.job (owner, server, model, mode, state, priority, labels, "
-					" request_key, request_hash, deadline_at, system_identifier, database_oid) "
-					"VALUES ($1::name, $2::name, $3, $4, 'waiting', $5, $6::jsonb, $7, $8, $9, $10, $11) "
+					" request_key, request_hash, deadline_at, system_identifier, database_oid, max_cost) "
+					"VALUES ($1::name, $2::name, $3, $4, 'waiting', $5, $6::jsonb, $7, $8, $9, $10, $11, $12::numeric) "
 					"ON CONFLICT (owner, request_key) DO NOTHING RETURNING id",
-					"ttttittlzll", owner, job->server, job->model, job->mode, job->priority,
+					"ttttittlzllt", owner, job->server, job->model, job->mode, job->priority,
 					job->labels, job->request_key, job->request_hash, job->deadline,
-					(int64) GetSystemIdentifier(), (int64) MyDatabaseId);
+					(int64) GetSystemIdentifier(), (int64) MyDatabaseId, job->max_cost);
 	if (llmb_row_count(rows) > 0)
 		id = llmb_row_int(rows, 0, 1);
 	llmb_sql_done(rows);
@@ -117,9 +117,12 @@ llmb_store_job_filled(int64 job, int total)
 	"  AND b.state NOT IN ('finalized', 'failed', 'cancelled')), " \
 	" j.deadline_at <= clock_timestamp(), j.deadline_at, " \
 	" EXISTS (SELECT FROM llm_batch.command c WHERE c.job_id = j.id), " \
-	" j.system_identifier, j.database_oid " \
+	" j.system_identifier, j.database_oid, j.mode, q.realtime, " \
+	" COALESCE(j.cost, 0)::text, COALESCE(j.max_cost, -1)::text, " \
+	" COALESCE((SELECT sum(b.forecast_cost) FROM llm_batch.batch b WHERE b.job_id = j.id AND j.max_cost IS NOT NULL " \
+	"  AND b.state NOT IN ('finalized', 'failed', 'cancelled')), 0)::text " \
 	"FROM llm_batch.job j " \
-	"LEFT JOIN LATERAL (SELECT q.attempt, q.not_before FROM llm_batch.queue q " \
+	"LEFT JOIN LATERAL (SELECT q.attempt, q.not_before, q.realtime FROM llm_batch.queue q " \
 	" WHERE q.job_id = j.id ORDER BY q.not_before LIMIT 1) q ON true "
 
 static LlmbJob *
@@ -149,6 +152,11 @@ read_job(LlmbRows *rows, int row)
 	job->commanded = llmb_row_bool(rows, row, 20);
 	job->ours = llmb_row_int(rows, row, 21) == (int64) GetSystemIdentifier() &&
 		llmb_row_int(rows, row, 22) == (int64) MyDatabaseId;
+	job->mode = llmb_row_text(rows, row, 23);
+	job->retry_realtime = llmb_row_bool(rows, row, 24);
+	job->cost = strtod(llmb_row_text(rows, row, 25), NULL);
+	job->max_cost = strtod(llmb_row_text(rows, row, 26), NULL);
+	job->flying_cost = strtod(llmb_row_text(rows, row, 27), NULL);
 	return job;
 }
 
@@ -231,12 +239,12 @@ llmb_store_count(int64 job, const LlmbDelta *delta)
 				 " succeeded = succeeded + $4, failed = failed + $5, cancelled = cancelled + $6, "
 				 " unapplied = unapplied + $7, uncertain = uncertain + $8, "
 				 " cost_unknown = cost_unknown + $9, "
-				 " cost = CASE WHEN $10 > 0 THEN COALESCE(cost, 0) ELSE cost END, "
-				 " saved = CASE WHEN $10 > 0 THEN COALESCE(saved, 0) ELSE saved END "
+				 " cost = CASE WHEN $10 IS NULL THEN cost ELSE trim_scale(COALESCE(cost, 0) + $10::numeric) END, "
+				 " saved = CASE WHEN $11 IS NULL THEN saved ELSE trim_scale(COALESCE(saved, 0) + $11::numeric) END "
 				 "WHERE id = $1",
-				 "liiiiiiiii", job, delta->queued, delta->in_flight, delta->succeeded,
+				 "liiiiiiiitt", job, delta->queued, delta->in_flight, delta->succeeded,
 				 delta->failed, delta->cancelled, delta->unapplied, delta->uncertain,
-				 delta->cost_unknown, delta->cost_free);
+				 delta->cost_unknown, delta->cost, delta->saved);
 }
 
 void
@@ -414,7 +422,8 @@ llmb_store_do_retry(int64 job, ArrayType *codes)
 #define APPLY_FROM \
 	"FROM llm_batch.result r " \
 	"JOIN llm_batch.answer a USING (job_id, ordinal, attempt) " \
-	"WHERE r.job_id = $1 AND r.state = 'failed' AND r.error_code = 'write_back' AND a.answer IS NOT NULL " \
+	"WHERE r.job_id = $1 AND r.state = 'failed' AND r.error_code IN ('write_back', 'invalid_output') AND a.answer IS NOT NULL " \
+	"AND EXISTS (SELECT FROM llm_batch.job_def d WHERE d.job_id = r.job_id AND cardinality(d.target_columns) > 0) " \
 	"AND NOT EXISTS (SELECT FROM llm_batch.result n WHERE n.job_id = r.job_id AND n.ordinal = r.ordinal AND n.attempt > r.attempt) " \
 	"AND NOT EXISTS (SELECT FROM llm_batch.queue q WHERE q.job_id = r.job_id AND q.ordinal = r.ordinal) "
 

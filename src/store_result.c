@@ -121,8 +121,8 @@ put_numbers(LlmbBulk *bulk, int64 job, const LlmbResult *r, TimestampTz now)
 	text_or_null(r->finish_reason, &values[14], &nulls[14]);
 	text_or_null(r->model, &values[15], &nulls[15]);
 	text_or_null(r->request_id, &values[16], &nulls[16]);
-	nulls[17] = !r->free;
-	values[17] = r->free ? DirectFunctionCall1(int4_numeric, Int32GetDatum(0)) : (Datum) 0;
+	nulls[17] = r->cost == NULL;
+	values[17] = r->cost ? NumericGetDatum(r->cost) : (Datum) 0;
 	llmb_bulk_put(bulk, values, nulls);
 }
 
@@ -141,11 +141,11 @@ put_words(LlmbBulk *bulk, int64 job, const LlmbResult *r)
 }
 
 static void
-put_queue(LlmbBulk *bulk, int64 job, int ordinal, int attempt, TimestampTz when)
+put_queue(LlmbBulk *bulk, int64 job, int ordinal, int attempt, TimestampTz when, bool realtime)
 {
-	Datum		values[4] = {Int64GetDatum(job), Int32GetDatum(attempt),
-		Int32GetDatum(ordinal), TimestampTzGetDatum(when)};
-	bool		nulls[4] = {false};
+	Datum		values[5] = {Int64GetDatum(job), Int32GetDatum(attempt),
+		Int32GetDatum(ordinal), TimestampTzGetDatum(when), BoolGetDatum(realtime)};
+	bool		nulls[5] = {false};
 
 	llmb_bulk_put(bulk, values, nulls);
 }
@@ -179,13 +179,13 @@ llmb_store_put_results(int64 job, LlmbResult *results, int count)
 	{
 		if (strcmp(results[i].state, "retried") == 0)
 			put_queue(bulk, job, results[i].ordinal, results[i].attempt + 1,
-					  TimestampTzPlusMilliseconds(now, results[i].retry_after_ms));
+					  TimestampTzPlusMilliseconds(now, results[i].retry_after_ms), results[i].resend_realtime);
 	}
 	llmb_bulk_end(bulk);
 }
 
 void
-llmb_store_requeue(const LlmbBatchRow *batch, const bool *seen, int attempt, int delay_ms)
+llmb_store_requeue(const LlmbBatchRow *batch, int64 delay_ms)
 {
 	TimestampTz when = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), delay_ms);
 	LlmbBulk   *bulk = llmb_bulk_begin("queue");
@@ -195,10 +195,7 @@ llmb_store_requeue(const LlmbBatchRow *batch, const bool *seen, int attempt, int
 		const LlmbRange *range = &batch->ranges[i];
 
 		for (int ordinal = range->lower; ordinal < range->upper; ordinal++)
-		{
-			if (seen == NULL || !seen[range->position + ordinal - range->lower])
-				put_queue(bulk, batch->job, ordinal, attempt, when);
-		}
+			put_queue(bulk, batch->job, ordinal, batch->attempt, when, batch->realtime);
 	}
 	llmb_bulk_end(bulk);
 }

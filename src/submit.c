@@ -31,8 +31,10 @@
 
 #include "bulk.h"
 #include "compat.h"
+#include "model.h"
 #include "options.h"
 #include "request.h"
+#include "schema.h"
 #include "shmem.h"
 #include "source.h"
 #include "sql.h"
@@ -67,6 +69,7 @@ typedef struct Line
 typedef struct Ask
 {
 	LlmbServer *server;
+	LlmbModel  *model;
 	LlmbNewJob	job;
 	LlmbSource *source;			/* NULL: submit_query, submit_prompts */
 	char	   *filter;
@@ -155,15 +158,9 @@ check_later_arguments(FunctionCallInfo fcinfo, int tail)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("invalid mode"),
 				 errhint("mode is one of auto, batch, realtime.")));
-	if (strcmp(mode, "realtime") == 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("mode \"realtime\" is not supported yet"),
-				 errhint("Use mode => 'batch'.")));
 	not_yet(!PG_ARGISNULL(tail + ARG_ATOMIC) && PG_GETARG_BOOL(tail + ARG_ATOMIC), "atomic", "false");
 	not_yet(!PG_ARGISNULL(tail + ARG_PACK) && PG_GETARG_INT32(tail + ARG_PACK) != 1, "pack", "1");
 	not_yet(!PG_ARGISNULL(tail + ARG_MASK_PII) && PG_GETARG_BOOL(tail + ARG_MASK_PII), "mask_pii", "false");
-	not_yet(!PG_ARGISNULL(tail + ARG_MAX_COST), "max_cost", "NULL");
 	not_yet(!PG_ARGISNULL(tail + ARG_AFTER), "after", "NULL");
 }
 
@@ -228,13 +225,59 @@ check_params(const Ask *ask, const char *params)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("params must be a JSON object"),
 				 errhint("For instance: params => '{\"max_tokens\": 200}'.")));
-	refused = ask->server->provider->check_params(ask->job.model, json);
+	refused = ask->server->provider->check_params(ask->model, &ask->server->dialect, json);
 	if (refused)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("params cannot be sent to model \"%s\"", ask->job.model),
 				 errdetail("%s", refused),
 				 errhint("Correct or leave out that parameter.")));
+}
+
+static void
+check_mode(const Ask *ask)
+{
+	if (strcmp(ask->job.mode, "batch") == 0 && !ask->server->batch)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("server \"%s\" has no batch API", ask->server->name),
+				 errdetail("Its option \"batch\" is off."),
+				 errhint("Use mode => 'realtime', or leave mode out.")));
+}
+
+/* What the job may cost, as a number; it can be kept only where prices are known. */
+static char *
+max_cost_arg(FunctionCallInfo fcinfo, int n, const Ask *ask)
+{
+	LlmbForecast forecast = {.input_tokens = 1000, .output_tokens = 1000};
+	char	   *text;
+
+	if (PG_ARGISNULL(n))
+		return NULL;
+	text = DatumGetCString(DirectFunctionCall1(numeric_out, PG_GETARG_DATUM(n)));
+	/* "NaN", "Infinity" and negative ones */
+	if (text[0] < '0' || text[0] > '9')
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("max_cost must be a number of USD, 0 or more"),
+				 errhint("For instance: max_cost => 2.50.")));
+	if (llmb_forecast_cost(ask->server, ask->job.model, &forecast, true) == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("max_cost cannot be kept: the price of model \"%s\" is not known", ask->job.model),
+				 errhint("Add a row with its price to llm_batch.model, or leave max_cost out.")));
+	return text;
+}
+
+/* An embedding is of one text. */
+static void
+no_embedding(const Ask *ask, const char *given, const char *name)
+{
+	if (given && llmb_is_embedding(ask->server, ask->model))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("model \"%s\" makes embeddings and takes no %s", ask->job.model, name),
+				 errhint("Leave %s out.", name)));
 }
 
 /* function: what writes, for the message in a read-only session; else NULL */
@@ -265,6 +308,11 @@ read_arguments(FunctionCallInfo fcinfo, const char *function, int model, int tai
 	ask->server = llmb_choose_server(PG_ARGISNULL(tail + ARG_SERVER) ? NULL :
 									 NameStr(*PG_GETARG_NAME(tail + ARG_SERVER)), job->model);
 	job->server = ask->server->name;
+	ask->model = llmb_model(ask->server, job->model);
+	no_embedding(ask, job->def.system, "system");
+	no_embedding(ask, job->def.schema, "schema");
+	check_mode(ask);
+	job->max_cost = max_cost_arg(fcinfo, tail + ARG_MAX_COST, ask);
 	check_params(ask, job->def.params);
 	ask->max_prompt = (size_t) llmb_max_prompt_kb * 1024;
 	return ask;
@@ -288,8 +336,8 @@ request_overhead(Ask *ask)
 	if (ask->overhead > 0)
 		return ask->overhead;
 	initStringInfo(&line);
-	llmb_put_request(&line, ask->server->provider, ask->job.model, &ask->job.def, &prompt,
-					 "0123456789abcdef-1");
+	llmb_put_request(&line, ask->server, ask->model, &ask->job.def, &prompt,
+					 "0123456789abcdef-1", false);
 	ask->overhead = line.len;
 	pfree(line.data);
 	return ask->overhead;
@@ -487,6 +535,8 @@ read_query_row(Ask *ask, HeapTuple tuple, TupleDesc desc, void *arg, Line *line)
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("row %d of the query has no key", ask->count + 1),
 				 errhint("Let the query yield a key for each row.")));
+	no_embedding(ask, line->system, "system");
+	no_embedding(ask, line->messages, "messages");
 	check_encoding(line->params, "params", line->key);
 	if (line->params)
 		check_params(ask, line->params);
@@ -635,7 +685,7 @@ ask_for_source(FunctionCallInfo fcinfo, const char *function)
 	def->key_count = ask->source->key_count;
 	def->target_columns = ask->source->targets;
 	def->target_count = ask->source->target_count;
-	def->schema = llmb_answer_schema(def->schema, def->target_columns, def->target_count);
+	def->schema = llmb_target_schema(ask->source, def->schema, llmb_is_embedding(ask->server, ask->model));
 	return ask;
 }
 
@@ -715,7 +765,7 @@ preview_line(Ask *ask, const Line *line)
 	bool		nulls[2] = {false};
 
 	initStringInfo(&body);
-	llmb_put_request(&body, ask->server->provider, ask->job.model, &ask->job.def, &prompt, NULL);
+	llmb_put_request(&body, ask->server, ask->model, &ask->job.def, &prompt, NULL, true);
 	values[0] = CStringGetTextDatum(line->key);
 	values[1] = CStringGetTextDatum(llmb_from_utf8(body.data, NULL));
 	tuplestore_putvalues(ask->preview->setResult, ask->preview->setDesc, values, nulls);

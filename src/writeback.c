@@ -90,6 +90,21 @@ column_type(Oid relid, const char *column)
 }
 
 /*
+ * What makes the answer's text the column's value.  Text is assigned, not
+ * cast: a cast to varchar(n) would cut it off.  So is, once it is of the base
+ * type, what a domain or a typmod restricts.
+ */
+static const char *
+target_cast(Oid relid, const char *column)
+{
+	Oid			base = getBaseType(get_atttype(relid, get_attnum(relid, column)));
+
+	if (base == TEXTOID || base == VARCHAROID || base == BPCHAROID)
+		return "";
+	return psprintf("::%s", format_type_extended(base, -1, FORMAT_TYPE_TYPEMOD_GIVEN | FORMAT_TYPE_FORCE_QUALIFY));
+}
+
+/*
  * k, h, a1, a2, ... : what the arrays hold.  Keys are cast to the columns'
  * types here, once per answer and never per row, so that the key's index
  * serves.
@@ -154,7 +169,8 @@ build_sql(Slice *slice, Oid relid)
 	initStringInfo(&sql);
 	appendStringInfo(&sql, "UPDATE %s AS t SET ", table);
 	for (int i = 0; i < def->target_count; i++)
-		appendStringInfo(&sql, "%s%s = u.a%d", i ? ", " : "", quote_identifier(def->target_columns[i]), i);
+		appendStringInfo(&sql, "%s%s = u.a%d%s", i ? ", " : "", quote_identifier(def->target_columns[i]), i,
+						 target_cast(relid, def->target_columns[i]));
 	appendStringInfoString(&sql, " FROM ");
 	append_input(&sql, def, relid);
 	appendStringInfoString(&sql, " WHERE ");

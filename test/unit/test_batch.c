@@ -53,7 +53,7 @@ test_transitions(void)
 {
 	static const char *const may[] = {
 		/* p u s v i c e f F X C */
-		"01100000011",			/* planned */
+		"01101000011",			/* planned */
 		"10100010011",			/* uploading */
 		"11011010011",			/* submitting */
 		"10101110011",			/* verifying */

@@ -18,8 +18,8 @@
 static LlmbReply
 call(LlmbVerb verb, const LlmbBatchRef *ref, int64 now_ms)
 {
-	LlmbHttpReply http;
-	LlmbReply	reply;
+	LlmbHttpReply http = {0};
+	LlmbReply	reply = {0};
 
 	P->answer(verb, ref, now_ms, &http);
 	P->read_reply(verb, &http, &reply);
@@ -48,7 +48,8 @@ harvest(const LlmbBatchRef *ref, int64 now_ms, int count)
 
 	initStringInfo(&line);
 	initStringInfo(&out);
-	request.model = "mock";
+	request.model = model_of("mock");
+	request.dialect = &plain_dialect;
 	for (i = 0; i < count; i++)
 	{
 		/* what fails is told by the text */
@@ -75,7 +76,7 @@ harvest(const LlmbBatchRef *ref, int64 now_ms, int count)
 static void
 test_life(void)
 {
-	LlmbBatchRef ref = {0};
+	LlmbBatchRef ref = {.dialect = &plain_dialect};
 	LlmbReply	reply;
 	Harvest		h;
 	int64		done;
@@ -139,7 +140,7 @@ test_life(void)
 static void
 test_faults(void)
 {
-	LlmbBatchRef ref = {0};
+	LlmbBatchRef ref = {.dialect = &plain_dialect};
 	LlmbReply	reply;
 	Harvest		h;
 	Harvest		other;
@@ -181,9 +182,9 @@ test_faults(void)
  */
 
 static LlmbOutcome
-ask(const char *system, const char *prompt, const char *schema, const char *params)
+ask_by(const LlmbDialect *dialect, const char *system, const char *prompt, const char *schema, const char *params)
 {
-	LlmbBatchRef ref = {0};
+	LlmbBatchRef ref = {.dialect = dialect};
 	LlmbRequest request = {0};
 	LlmbOutcome outcome;
 	StringInfoData line;
@@ -193,7 +194,8 @@ ask(const char *system, const char *prompt, const char *schema, const char *para
 	initStringInfo(&out);
 	ref.remote_id = "mock-1-1";
 	request.custom_id = "t-1";
-	request.model = "mock";
+	request.model = model_of("mock");
+	request.dialect = dialect;
 	request.system = system;
 	request.prompt = prompt;
 	request.schema = schema;
@@ -203,6 +205,12 @@ ask(const char *system, const char *prompt, const char *schema, const char *para
 	if (!P->read_line(out.data, out.len - 1, &outcome) || outcome.answer == NULL)
 		outcome.answer = pstrdup("(no answer)");
 	return outcome;
+}
+
+static LlmbOutcome
+ask(const char *system, const char *prompt, const char *schema, const char *params)
+{
+	return ask_by(&plain_dialect, system, prompt, schema, params);
 }
 
 static void
@@ -377,9 +385,55 @@ test_any_prompt(void)
 	is_int(broken, 0, "mock: valid text for any prompt");
 }
 
+/* The same answers by the other endpoints, and vectors. */
+static void
+test_endpoints(void)
+{
+	static const char *const schema = "{\"type\":\"object\",\"properties\":{\"summary\":{\"type\":\"string\"}}}";
+	LlmbDialect dialect = {.endpoint = LLMB_ENDPOINT_RESPONSES};
+	LlmbBatchRef ref = {.dialect = &dialect, .item_count = 1};
+	LlmbOutcome outcome = ask_by(&dialect, "Be brief.", "Summarise: It rained. Nobody minded.", NULL, NULL);
+	LlmbHttpReply http = {0};
+	LlmbJson   *vector;
+	LlmbJson   *number;
+	double		square = 0;
+	const char *const native = ask(NULL, "Summarise: It rained. So?", schema, NULL).answer;
+
+	is_text(outcome.answer, "It rained.", "mock responses: an answer");
+	ok(outcome.input_tokens == 3 + 9 && outcome.output_tokens == 3, "mock responses: usage");
+	is_text(ask_by(&dialect, NULL, "Summarise: It rained. So?", schema, NULL).answer, native, "mock responses: a schema");
+	outcome = ask_by(&dialect, NULL, "Summarise: It rained all day in the north, in the south and at sea, with wind. So?", NULL,
+					 "{\"max_tokens\": 16}");
+	is_int(outcome.code, LLMB_TRUNCATED, "mock responses: truncated");
+	dialect.structured = LLMB_STRUCTURED_PROMPT;
+	is_text(ask_by(&dialect, NULL, "Summarise: It rained. So?", schema, NULL).answer, native, "mock responses: a schema in words");
+	dialect.endpoint = LLMB_ENDPOINT_CHAT;
+	is_text(ask_by(&dialect, NULL, "Summarise: It rained. So?", schema, NULL).answer, native, "mock: a schema in words");
+	dialect.old_cap = true;
+	is_int(ask_by(&dialect, NULL, "Summarise: It rained all day.", NULL, "{\"max_tokens\": 2}").code, LLMB_TRUNCATED,
+		   "mock: the old name of the limit");
+
+	dialect.endpoint = LLMB_ENDPOINT_EMBEDDINGS;
+	P->answer(LLMB_CALL_CREATE, &ref, START, &http);
+	has_text(http.body, "\"endpoint\":\"/v1/embeddings\"", "mock embeddings: the batch says so");
+	outcome = ask_by(&dialect, NULL, "It rained.", NULL, NULL);
+	ok(outcome.code == LLMB_OK && outcome.input_tokens == 3 && outcome.output_tokens == 0, "mock embeddings: usage");
+	vector = parse(outcome.answer);
+	is_int(vector->count, 8, "mock embeddings: eight numbers");
+	for (number = vector->first; number != NULL; number = number->next)
+		square += strtod(number->text, NULL) * strtod(number->text, NULL);
+	ok(square > 0.999999 && square < 1.000001, "mock embeddings: of length 1");
+	is_text(ask_by(&dialect, NULL, "It rained.", NULL, NULL).answer, outcome.answer, "mock embeddings: the same for the same text");
+	ok(strcmp(ask_by(&dialect, NULL, "It snowed.", NULL, NULL).answer, outcome.answer) != 0, "mock embeddings: others for another");
+	is_int(parse(ask_by(&dialect, NULL, "It rained.", NULL, "{\"dimensions\": 1536}").answer)->count, 1536,
+		   "mock embeddings: as many as asked for");
+	is_int(parse(ask_by(&dialect, NULL, "", NULL, "{\"dimensions\": 1}").answer)->count, 1, "mock embeddings: one");
+}
+
 void
 test_mock(void)
 {
+	test_endpoints();
 	test_life();
 	test_faults();
 	test_sentences();

@@ -23,6 +23,14 @@ static const char *const seeds[] = {
 	"\"A\\u00e9\\ud83d\\ude00\\n\\\"b\\\\\\u0000\xE2\x82\xAC\",\"refusal\":null},\"finish_reason\":\"stop\"}],"
 	"\"usage\":{\"prompt_tokens\":10,\"completion_tokens\":72,\"prompt_tokens_details\":{\"cached_tokens\":0}}}},"
 	"\"error\":null}",
+	"{\"id\":\"b\",\"custom_id\":\"t-4\",\"response\":{\"status_code\":200,\"body\":{\"object\":\"response\",\"status\":"
+	"\"incomplete\",\"incomplete_details\":{\"reason\":\"max_output_tokens\"},\"output\":[{\"type\":\"reasoning\"},"
+	"{\"type\":\"message\",\"content\":[{\"type\":\"output_text\",\"text\":\"A\\u0000\"},{\"type\":\"refusal\",\"refusal\":\"n\"}]}],"
+	"\"usage\":{\"input_tokens\":1,\"output_tokens\":2}}},\"error\":null}",
+	"{\"custom_id\":\"t-5\",\"response\":{\"status_code\":200,\"body\":{\"object\":\"list\",\"data\":[{\"embedding\":"
+	"[0.5,-1,2e-3]}],\"usage\":{\"prompt_tokens\":3}}},\"error\":null}",
+	"{\"object\":\"response\",\"status\":\"failed\",\"error\":{\"code\":\"rate_limit_exceeded\",\"message\":\"m\"},\"output\":[]}",
+	"{\"choices\":[{\"message\":{\"content\":[{\"type\":\"text\",\"text\":\"x\"}]},\"error\":{\"code\":429}}]}",
 	"{\"id\":\"b\",\"custom_id\":\"t-2\",\"response\":null,\"error\":{\"code\":\"batch_expired\",\"message\":\"m\"}}",
 	"{\"id\":\"b\",\"custom_id\":\"t-3\",\"response\":{\"status_code\":400,\"body\":{\"error\":{\"message\":\"m\","
 	"\"type\":\"invalid_request_error\",\"param\":\"temperature\",\"code\":\"unsupported_value\"}}},\"error\":null}",
@@ -166,7 +174,7 @@ line_keeps_promises(char *text, size_t len)
 static bool
 reply_keeps_promises(char *text, size_t len, LlmbVerb verb, int status)
 {
-	LlmbHttpReply http = {status, text, len, -1};
+	LlmbHttpReply http = {status, text, len, -1, NULL};
 	LlmbReply	reply;
 	bool		good;
 
@@ -180,6 +188,32 @@ reply_keeps_promises(char *text, size_t len, LlmbVerb verb, int status)
 	return good;
 }
 
+/* Also the headers, which are cut and changed like the bodies. */
+static bool
+answer_keeps_promises(char *text, size_t len, int status)
+{
+	LlmbHttpReply http = {status, text, len, -1, NULL};
+	LlmbOutcome outcome;
+	LlmbReply	reply = {0};
+	LlmbLimits	limits;
+	char	   *headers = psprintf("x-ratelimit-reset-tokens: %s\nx-request-id: %s\n", text, text);
+	bool		good;
+
+	http.headers = headers;
+	P->read_limits(&http, INT64CONST(1790000000000), &limits);
+	good = limits.tokens_reset_ms >= -1 && limits.tokens_reset_ms <= INT64CONST(604800000);
+	P->read_answer(&http, &outcome, &reply);
+	good &= is_utf8(outcome.answer) && is_utf8(outcome.error) &&
+		(outcome.code != LLMB_OK || (outcome.answer != NULL && reply.fault == LLMB_FAULT_NONE)) &&
+		(outcome.code == LLMB_OK || outcome.error != NULL) &&
+		(status == 200 || reply.fault != LLMB_FAULT_NONE) &&
+		outcome.input_tokens >= -1 && outcome.output_tokens >= -1;
+	free_outcome(&outcome);
+	free_reply(&reply);
+	free(headers);
+	return good;
+}
+
 void
 test_mutations(int rounds)
 {
@@ -188,7 +222,7 @@ test_mutations(int rounds)
 	};
 	static const int statuses[] = {200, 200, 400, 404, 429, 500};
 	uint64		state = 20261121;
-	int			broken[3] = {0};
+	int			broken[4] = {0};
 	int			i;
 
 	for (i = 0; i < rounds; i++)
@@ -196,7 +230,7 @@ test_mutations(int rounds)
 		size_t		len;
 		char	   *text = mutate(&state, &len);
 
-		switch (i % 3)
+		switch (i % 4)
 		{
 			case 0:
 				broken[0] += !clean_keeps_promises(text, len);
@@ -208,12 +242,16 @@ test_mutations(int rounds)
 				broken[2] += !reply_keeps_promises(text, len, verbs[next_random(&state) % lengthof(verbs)],
 												   statuses[next_random(&state) % lengthof(statuses)]);
 				break;
+			case 3:
+				broken[3] += !answer_keeps_promises(text, len, statuses[next_random(&state) % lengthof(statuses)]);
+				break;
 		}
 		free(text);
 	}
 	is_int(broken[0], 0, "mutations: cleaned text is UTF-8, not longer, and clean");
 	is_int(broken[1], 0, "mutations: result lines");
 	is_int(broken[2], 0, "mutations: replies");
+	is_int(broken[3], 0, "mutations: answers in real time");
 }
 
 /*
@@ -294,7 +332,8 @@ measure_writing(void)
 	while (prompt.len < 1000)
 		appendStringInfoString(&prompt, "A sentence, \"quoted\", of some length.\n");
 	request.custom_id = "c0ffee-1234";
-	request.model = "gpt-6-luna";
+	request.model = model_of("gpt-6-luna");
+	request.dialect = &plain_dialect;
 	request.system = "Summarise in one sentence.";
 	request.prompt = prompt.data;
 	INSTR_TIME_SET_CURRENT(start);
@@ -312,7 +351,7 @@ static void
 measure_mock(void)
 {
 	const int	lines = 50000;
-	LlmbBatchRef ref = {0};
+	LlmbBatchRef ref = {.dialect = &plain_dialect};
 	LlmbRequest request = {0};
 	StringInfoData line;
 	StringInfoData out;
@@ -323,7 +362,8 @@ measure_mock(void)
 	initStringInfo(&line);
 	initStringInfo(&out);
 	request.custom_id = "c0ffee-1234";
-	request.model = "mock";
+	request.model = model_of("mock");
+	request.dialect = &plain_dialect;
 	request.prompt = "Summarise: Quarterly profits jumped. The firm said that sales of films and music rose, too, "
 		"and that the market would grow. Analysts had expected less of it in a year like this.";
 	request.schema = "{\"type\":\"object\",\"properties\":{\"summary\":{\"type\":\"string\"},"

@@ -20,7 +20,7 @@ static void
 param(const char *model, const char *params, const char *part)
 {
 	LlmbJson   *json = parse(params);
-	char	   *reason = P->check_params(model, json);
+	char	   *reason = P->check_params(model_of(model), &plain_dialect, json);
 	char	   *what = psprintf("params: %s %s", model, params);
 
 	if (part == NULL)
@@ -36,7 +36,7 @@ param(const char *model, const char *params, const char *part)
 static void
 test_params(void)
 {
-	is_text(P->check_params("gpt-4o", NULL), NULL, "params: none");
+	is_text(P->check_params(model_of("gpt-4o"), &plain_dialect, NULL), NULL, "params: none");
 	param("gpt-4.1-mini", "{}", NULL);
 	param("gpt-4.1-mini", "{\"temperature\": 0, \"top_p\": 0.5, \"max_tokens\": 10, \"seed\": -1,"
 		  " \"stop\": [\"a\", \"b\"], \"presence_penalty\": -2}", NULL);
@@ -51,27 +51,27 @@ test_params(void)
 	param("gpt-4.1-mini", "{\"temperature\": 2.1}", "must be a number between 0 and 2");
 	param("gpt-4.1-mini", "{\"max_tokens\": 1.5}", "must be an integer of at least 1");
 	param("gpt-4.1-mini", "{\"max_tokens\": 0}", "must be an integer of at least 1");
-	param("gpt-4.1-mini", "{\"stop\": []}", "up to four");
-	param("gpt-4.1-mini", "{\"stop\": [1]}", "up to four");
+	param("gpt-4.1-mini", "{\"stop\": []}", "an array of up to 4");
+	param("gpt-4.1-mini", "{\"stop\": [1]}", "an array of up to 4");
 	param("gpt-4.1-mini", "{\"stop\": \"END\"}", NULL);
 	param("gpt-5.1", "{\"verbosity\": \"loud\"}", "one of: low medium high");
 	param("gpt-5.1", "{\"verbosity\": \"low medium\"}", "one of: low medium high");
 	param("gpt-5.1", "{\"verbosity\": \"lo\"}", "one of: low medium high");
 	param("gpt-5.1", "{\"prompt_cache_options\": \"explicit\"}", "an object");
 
-	/* what a class of models refuses */
-	param("gpt-4o-mini", "{\"reasoning_effort\": \"low\"}", "takes no reasoning_effort");
+	/* what a model refuses, as far as that is known */
+	param("gpt-4.1-mini", "{\"reasoning_effort\": \"low\"}", "takes no reasoning_effort");
 	param("ft:gpt-4o-mini:us::1", "{\"reasoning_effort\": \"low\"}", "takes no reasoning_effort");
 	param("gpt-5-mini", "{\"temperature\": 0.2}", "takes no temperature but 1");
-	param("gpt-5-2025-08-07", "{\"temperature\": 1}", NULL);
-	param("o3", "{\"top_p\": 0.5}", "takes no top_p but 1");
+	param("gpt-5-mini", "{\"temperature\": 1}", NULL);
+	param("o3-mini", "{\"top_p\": 0.5}", "takes no top_p but 1");
 	param("o3-mini", "{\"reasoning_effort\": \"minimal\"}", "one of: low medium high");
 	param("gpt-5.1", "{\"temperature\": 0.2}", NULL);
 	param("gpt-5.1", "{\"temperature\": 0.2, \"reasoning_effort\": \"low\"}", "only with reasoning_effort \"none\"");
 	param("gpt-6-luna", "{\"temperature\": 0.2}", "only with reasoning_effort \"none\"");
 	param("gpt-6-luna", "{\"temperature\": 0.2, \"reasoning_effort\": \"none\"}", NULL);
 	param("gpt-6.2-sol", "{\"reasoning_effort\": \"none\"}", "as reasoning_effort one of: low");
-	param("gpt-6.1-sol", "{\"reasoning_effort\": \"max\"}", "as reasoning_effort one of: low");
+	param("gpt-6.2-sol", "{\"reasoning_effort\": \"max\"}", "as reasoning_effort one of: low");
 	param("llama-3.1-8b-instant", "{\"temperature\": 0.2, \"reasoning_effort\": \"low\"}", NULL);
 
 	ok(P->serves("gpt-6-luna") && P->serves("o3-mini") && P->serves("ft:gpt-4o-mini:x") &&
@@ -94,7 +94,8 @@ test_requests(void)
 
 	initStringInfo(&out);
 	request.custom_id = "tok-1";
-	request.model = "gpt-4.1-mini";
+	request.model = model_of("gpt-4.1-mini");
+	request.dialect = &plain_dialect;
 	request.prompt = "Say \"hi\"\n\xC3\xA9";
 	P->put_body(&out, &request);
 	is_text(out.data, "{\"model\":\"gpt-4.1-mini\",\"messages\":"
@@ -148,6 +149,8 @@ batch_ref(void)
 {
 	LlmbBatchRef ref = {0};
 
+	ref.model = model_of("gpt-4.1-mini");
+	ref.dialect = &plain_dialect;
 	ref.token = "t0k";
 	ref.remote_id = "batch_1";
 	ref.remote_input = "file-in";

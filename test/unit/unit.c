@@ -88,7 +88,7 @@ parse(const char *text)
 LlmbHttpReply
 http_reply(int status, const char *body)
 {
-	LlmbHttpReply http;
+	LlmbHttpReply http = {0};
 
 	http.status = status;
 	http.body = pstrdup(body);
@@ -123,6 +123,36 @@ recorded(const char *name, size_t *len)
 	return text.data;
 }
 
+const LlmbDialect plain_dialect = {LLMB_ENDPOINT_CHAT, LLMB_STRUCTURED_NATIVE, false, false, NULL};
+
+const LlmbModel *
+model_of(const char *name)
+{
+	static const LlmbModel known[] = {
+		{"gpt-4.1-mini", NULL, 1047576, 32768, LLMB_SAMPLING_ANY, "", NULL, 1},
+		{"ft:gpt-4o-mini:us::1", NULL, 128000, 16384, LLMB_SAMPLING_ANY, "", NULL, 1},
+		{"o3-mini", NULL, 200000, 100000, LLMB_SAMPLING_DEFAULT, "low medium high", "medium", 1},
+		{"gpt-5-mini", NULL, 400000, 128000, LLMB_SAMPLING_DEFAULT, "minimal low medium high", "medium", 1},
+		{"gpt-5.1", NULL, 400000, 128000, LLMB_SAMPLING_EFFORT_NONE, "none low medium high", "none", 1},
+		{"gpt-6-luna", NULL, 1050000, 128000, LLMB_SAMPLING_EFFORT_NONE, "none low medium high xhigh max", "medium", 1},
+		{"gpt-6.2-sol", NULL, 1050000, 128000, LLMB_SAMPLING_DEFAULT, "low medium high xhigh", NULL, 1},
+		{"llama-3.1-8b", NULL, 131072, 8192, LLMB_SAMPLING_UNKNOWN, NULL, NULL, 0},
+		{"text-embedding-3-small", "embedding", 8192, 0, LLMB_SAMPLING_UNKNOWN, NULL, NULL, -1},
+	};
+	LlmbModel  *model;
+	int			i;
+
+	for (i = 0; i < (int) lengthof(known); i++)
+	{
+		if (strcmp(known[i].name, name) == 0)
+			return &known[i];
+	}
+	model = palloc0(sizeof(LlmbModel));
+	model->name = pstrdup(name);
+	model->json_schema = -1;
+	return model;
+}
+
 /* xorshift64*, S. Vigna, "An experimental exploration of Marsaglia's
  * xorshift generators, scrambled" (2016) */
 uint32
@@ -151,7 +181,10 @@ main(int argc, char **argv)
 	{
 		test_json();
 		test_batch();
+		test_provider();
+	test_pace();
 		test_openai();
+		test_openai_endpoints();
 		test_recorded();
 		test_mock();
 		test_mutations(100000);

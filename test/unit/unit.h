@@ -33,12 +33,20 @@ extern LlmbHttpReply http_reply(int status, const char *body);
  */
 extern char *recorded(const char *name, size_t *len);
 
+/* What llm_batch.model would say of a model; of an unknown one, nothing. */
+extern const LlmbModel *model_of(const char *name);
+/* A server with none of the options that change the dialect. */
+extern const LlmbDialect plain_dialect;
+
 /* Small, fast and the same everywhere. */
 extern uint32 next_random(uint64 *state);
 
 extern void test_json(void);
 extern void test_batch(void);
+extern void test_provider(void);
+extern void test_pace(void);
 extern void test_openai(void);
+extern void test_openai_endpoints(void);
 extern void test_recorded(void);
 extern void test_mock(void);
 extern void test_mutations(int rounds);

@@ -1,0 +1,249 @@
+/*-------------------------------------------------------------------------
+ *
+ * model.c
+ *		What is known of models: llm_batch.model, and what usage has taught.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "llm_batch.h"
+
+#include <math.h>
+
+#include "utils/timestamp.h"
+
+#include "model.h"
+#include "price.h"
+#include "request.h"
+#include "store_model.h"
+
+/*
+ * Until usage has taught better.  Four bytes a token is the providers' own
+ * rule of thumb for English; JSON around it and other scripts move it by less
+ * than a factor of two in both directions.  How long answers get depends on
+ * what is asked: 500 tokens is a long paragraph and some reasoning.
+ */
+#define BYTES_PER_TOKEN		4.0
+#define TOKENS_PER_ANSWER	500
+
+/* ---- names ---- */
+
+static bool
+all_digits(const char *text, int count)
+{
+	for (int i = 0; i < count; i++)
+	{
+		if (text[i] < '0' || text[i] > '9')
+			return false;
+	}
+	return true;
+}
+
+/* Length of a date at the end, "-2026-03-17", "-20260317" or "@20260317"; or 0. */
+static size_t
+date_suffix(const char *name)
+{
+	size_t		len = strlen(name);
+	const char *at = name + len;
+
+	if (len > 11 && at[-11] == '-' && all_digits(at - 10, 4) && at[-6] == '-' &&
+		all_digits(at - 5, 2) && at[-3] == '-' && all_digits(at - 2, 2))
+		return 11;
+	if (len > 9 && (at[-9] == '-' || at[-9] == '@') && all_digits(at - 8, 8))
+		return 9;
+	return 0;
+}
+
+/* The base of "ft:base:organization::id", or NULL. */
+static char *
+fine_tuned_base(const char *name)
+{
+	if (strncmp(name, "ft:", 3) != 0 || name[3] == '\0' || name[3] == ':')
+		return NULL;
+	return pnstrdup(name + 3, strcspn(name + 3, ":"));
+}
+
+static void
+add_form(char **forms, int *count, char *form)
+{
+	Assert(*count < LLMB_MODEL_FORMS);
+	forms[(*count)++] = form;
+}
+
+char **
+llmb_model_forms(const char *name, bool prices, int *count)
+{
+	char	  **forms = palloc(sizeof(char *) * LLMB_MODEL_FORMS);
+	char	   *base = fine_tuned_base(name);
+	const char *last;
+	size_t		date;
+
+	*count = 0;
+	add_form(forms, count, pstrdup(name));
+	if (base && prices)
+		return forms;
+	if (strncmp(name, "models/", 7) == 0 && name[7] != '\0')
+		base = pstrdup(name + 7);
+	if (base)
+		add_form(forms, count, base);
+	last = forms[*count - 1];
+	date = date_suffix(last);
+	if (date > 0)
+		add_form(forms, count, pnstrdup(last, strlen(last) - date));
+	return forms;
+}
+
+char *
+llmb_url_host(const char *url)
+{
+	const char *start;
+	char	   *host;
+
+	if (url == NULL)
+		return NULL;
+	start = strstr(url, "://");
+	start = start ? start + 3 : url;
+	host = pnstrdup(start, strcspn(start, "/?#"));
+	if (strchr(host, '@'))
+		host = strchr(host, '@') + 1;
+	/* "[::1]:8080": what is in brackets is the host */
+	if (host[0] == '[')
+		host[strcspn(host, "]") + (strchr(host, ']') ? 1 : 0)] = '\0';
+	else
+		host[strcspn(host, ":")] = '\0';
+	for (char *c = host; *c; c++)
+		*c = pg_ascii_tolower((unsigned char) *c);
+	return host;
+}
+
+/* ---- facts ---- */
+
+static LlmbSampling
+sampling_of(const char *word)
+{
+	if (word == NULL)
+		return LLMB_SAMPLING_UNKNOWN;
+	if (strcmp(word, "any") == 0)
+		return LLMB_SAMPLING_ANY;
+	if (strcmp(word, "default") == 0)
+		return LLMB_SAMPLING_DEFAULT;
+	return LLMB_SAMPLING_EFFORT_NONE;
+}
+
+static const char *
+utf8_or_null(const char *text)
+{
+	return text ? llmb_to_utf8(text) : NULL;
+}
+
+LlmbModel *
+llmb_model(const LlmbServer *server, const char *name)
+{
+	LlmbModel  *model = palloc0(sizeof(LlmbModel));
+	LlmbModelFacts facts;
+
+	llmb_store_model_facts(server, name, &facts);
+	model->name = llmb_to_utf8(name);
+	model->model_class = utf8_or_null(facts.model_class);
+	model->context_window = facts.context_window;
+	model->max_output = facts.max_output;
+	model->sampling = sampling_of(facts.sampling);
+	model->efforts = utf8_or_null(facts.efforts);
+	model->default_effort = utf8_or_null(facts.default_effort);
+	model->json_schema = facts.json_schema;
+	return model;
+}
+
+/* ---- forecasts ---- */
+
+static double
+bytes_per_token(const LlmbModelFacts *facts, const LlmbCalibration *calibration)
+{
+	if (calibration->input_tokens > 0)
+		return (double) calibration->request_bytes / calibration->input_tokens;
+	return facts->bytes_per_token > 0 ? facts->bytes_per_token : BYTES_PER_TOKEN;
+}
+
+static bool
+is_embedding(const LlmbModelFacts *facts)
+{
+	return facts->model_class && strcmp(facts->model_class, "embedding") == 0;
+}
+
+static double
+tokens_per_answer(const LlmbModelFacts *facts, const LlmbCalibration *calibration, int64 max_tokens)
+{
+	double		tokens = TOKENS_PER_ANSWER;
+
+	if (is_embedding(facts))
+		return 0;
+	if (calibration->answers > 0)
+		tokens = (double) calibration->output_tokens / calibration->answers;
+	if (facts->max_output > 0)
+		tokens = Min(tokens, (double) facts->max_output);
+	return max_tokens > 0 ? Min(tokens, (double) max_tokens) : tokens;
+}
+
+void
+llmb_forecast(const LlmbServer *server, const LlmbModel *model, int64 bytes, int items,
+			  int64 max_tokens, LlmbForecast *forecast)
+{
+	char	   *name = llmb_from_utf8(model->name, NULL);
+	LlmbModelFacts facts;
+	LlmbCalibration calibration;
+
+	llmb_store_model_facts(server, name, &facts);
+	llmb_store_calibration(server->name, name, &calibration);
+	forecast->items = items;
+	forecast->input_tokens = (int64) ceil(bytes / bytes_per_token(&facts, &calibration));
+	forecast->output_tokens = (int64) ceil(items * tokens_per_answer(&facts, &calibration, max_tokens));
+}
+
+char *
+llmb_forecast_cost(const LlmbServer *server, const char *model, const LlmbForecast *forecast, bool batch)
+{
+	LlmbPrices *prices = llmb_prices(server, model, GetCurrentTimestamp());
+
+	return llmb_forecast_price(prices, forecast, batch);
+}
+
+void
+llmb_model_room(const LlmbServer *server, const char *name, LlmbRoom *room)
+{
+	LlmbModelFacts facts;
+	LlmbCalibration calibration;
+
+	llmb_store_model_facts(server, name, &facts);
+	llmb_store_calibration(server->name, name, &calibration);
+	room->max_input = facts.max_input > 0 ? facts.max_input : facts.context_window;
+	room->bytes_per_token = bytes_per_token(&facts, &calibration);
+	room->calibrated = calibration.input_tokens > 0;
+	room->answers = !is_embedding(&facts);
+	room->answers_calibrated = calibration.answers > 0;
+}
+
+void
+llmb_learn_usage(const char *server, const char *model, int64 bytes,
+				 int64 input_tokens, int64 answers, int64 output_tokens)
+{
+	if (bytes > 0 && input_tokens > 0 && answers > 0 && output_tokens >= 0)
+		llmb_store_learn_usage(server, model, bytes, input_tokens, answers, output_tokens);
+}
+
+int64
+llmb_enqueued_limit(const LlmbServer *server, const LlmbModel *model)
+{
+	LlmbCalibration calibration;
+	int64		limit = server->max_enqueued_tokens;
+
+	llmb_store_calibration(server->name, llmb_from_utf8(model->name, NULL), &calibration);
+	if (calibration.max_enqueued_tokens == 0)
+		return limit;
+	return limit == 0 ? calibration.max_enqueued_tokens : Min(limit, calibration.max_enqueued_tokens);
+}
+
+void
+llmb_learn_enqueued_limit(const LlmbServer *server, const LlmbModel *model, int64 tokens)
+{
+	if (tokens > 0)
+		llmb_store_learn_enqueued(server->name, llmb_from_utf8(model->name, NULL), tokens);
+}

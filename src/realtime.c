@@ -1,0 +1,745 @@
+/*-------------------------------------------------------------------------
+ *
+ * realtime.c
+ *		Items that are sent singly.
+ *
+ * A set of items is planned and spooled like a batch; instead of going to
+ * the provider as a file, its requests pass through slots, as many as may be
+ * out at a time.  A slot goes
+ *
+ *		free -> ready -> out -> answered -> free
+ *
+ * Real time has no lookup: what was sent and not answered before a crash may
+ * have been paid, and nobody can tell.  So a slot is marked, one UPDATE for
+ * many, in the transaction before its request may go out, and becomes free
+ * only with the commit of its result.  At any moment at most
+ * realtime_concurrency items of one key are marked and have no result: that
+ * is all a crash leaves uncertain.
+ *
+ * One step is one transaction: what came in since the last is stored, free
+ * slots are filled and marked; after the commit the requests go out.  Thus
+ * few transactions carry many answers when they come fast, and each answer is
+ * stored at once when they come slowly.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "llm_batch.h"
+
+#include "miscadmin.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+#include "model.h"
+#include "pace.h"
+#include "realtime.h"
+#include "turn.h"
+
+/* An item that finds the provider busy so often is taken as failed for now. */
+#define MAX_BUSY		20
+/* One event of a kind in so many milliseconds. */
+#define EVENT_EVERY_MS	30000
+
+typedef struct LlmbRealtime LlmbRealtime;
+
+/* The way to a provider with one key: shared by all flights of it. */
+typedef struct Lane
+{
+	char	   *server;
+	char	   *owner;
+	LlmbPace	pace;
+	int			held;			/* slots that are not free, of all flights */
+	int			flights;		/* that have items to send */
+	LlmbFlight *waiting;		/* one that found too many out; NULL none */
+} Lane;
+
+typedef enum SlotState
+{
+	SLOT_FREE,
+	SLOT_READY,					/* marked, to be sent */
+	SLOT_OUT,
+	SLOT_ANSWERED				/* its outcome is to be stored */
+} SlotState;
+
+typedef struct Slot
+{
+	LlmbParty	party;			/* must be first */
+	LlmbRealtime *realtime;
+	SlotState	state;
+	int			position;		/* in the batch */
+	char	   *body;
+	size_t		len;
+	double		tokens;			/* that it is expected to take */
+	int64		sent_ms;
+	int			busy;			/* times that the provider was */
+	MemoryContext context;		/* of body and outcome */
+	LlmbOutcome outcome;
+} Slot;
+
+struct LlmbRealtime
+{
+	LlmbFlight *flight;
+	Lane	   *lane;
+	MemoryContext context;
+	Slot	   *slots;
+	int			slot_count;
+	int			held;			/* slots that are not free */
+	int			marked;			/* as the table has it */
+	int			next;			/* position of the spool's next line */
+	bool		counted;		/* in lane->flights */
+	bool		resend;			/* option on_unanswered */
+	double		tokens_per_byte;
+	double		tokens_per_answer;
+	int64		retry_base_ms;
+	int64		retry_max_ms;
+	const char *pause_reason;	/* what the provider refused, for the next turn */
+	char	   *trouble;		/* what holds it up, for the next turn's event */
+	int			unanswered;		/* since the last turn */
+	TimestampTz told_at;		/* of the last event about trouble */
+};
+
+static List *lanes = NIL;		/* of Lane */
+
+bool
+llmb_sends_bodies(const LlmbServer *server, bool realtime)
+{
+	return realtime && server->provider->answer == NULL;
+}
+
+/* ---- lanes ---- */
+
+static Lane *
+find_lane(const char *server, const char *owner, bool create)
+{
+	MemoryContext old;
+	Lane	   *lane;
+	ListCell   *lc;
+
+	foreach(lc, lanes)
+	{
+		lane = lfirst(lc);
+		if (strcmp(lane->server, server) == 0 && strcmp(lane->owner, owner) == 0)
+			return lane;
+	}
+	if (!create)
+		return NULL;
+	old = MemoryContextSwitchTo(TopMemoryContext);
+	lane = palloc0(sizeof(Lane));
+	lane->server = pstrdup(server);
+	lane->owner = pstrdup(owner);
+	lanes = lappend(lanes, lane);
+	MemoryContextSwitchTo(old);
+	return lane;
+}
+
+int
+llmb_realtime_out(const char *server, const char *owner)
+{
+	Lane	   *lane = find_lane(server, owner, false);
+
+	return lane ? lane->pace.out : 0;
+}
+
+/* ---- slots ---- */
+
+static void
+empty_slot(Slot *slot)
+{
+	LlmbRealtime *realtime = slot->realtime;
+
+	Assert(slot->state != SLOT_FREE && slot->state != SLOT_OUT);
+	slot->state = SLOT_FREE;
+	slot->body = NULL;
+	slot->busy = 0;
+	memset(&slot->outcome, 0, sizeof(LlmbOutcome));
+	MemoryContextReset(slot->context);
+	realtime->held--;
+	realtime->lane->held--;
+}
+
+static char *
+keep(Slot *slot, const char *text)
+{
+	return text ? MemoryContextStrdup(slot->context, text) : NULL;
+}
+
+static void
+keep_outcome(Slot *slot, const LlmbOutcome *outcome)
+{
+	slot->outcome = *outcome;
+	slot->outcome.custom_id = NULL;
+	slot->outcome.answer = keep(slot, outcome->answer);
+	slot->outcome.error = keep(slot, outcome->error);
+	slot->outcome.finish_reason = keep(slot, outcome->finish_reason);
+	slot->outcome.model = keep(slot, outcome->model);
+	slot->outcome.request_id = keep(slot, outcome->request_id);
+	slot->state = SLOT_ANSWERED;
+}
+
+static void
+keep_unanswered(Slot *slot, const char *why)
+{
+	LlmbOutcome outcome = {0};
+
+	outcome.code = LLMB_UNANSWERED;
+	outcome.retryable = slot->realtime->resend;
+	outcome.error = unconstify(char *, why);
+	outcome.input_tokens = outcome.output_tokens = outcome.cached_tokens = -1;
+	outcome.cache_write_tokens = outcome.long_write_tokens = outcome.reasoning_tokens = -1;
+	keep_outcome(slot, &outcome);
+	slot->realtime->unanswered++;
+}
+
+/* To be told in the next turn, if nothing was told just before. */
+static void
+note_trouble(LlmbRealtime *realtime, const char *what)
+{
+	if (realtime->trouble == NULL)
+		realtime->trouble = MemoryContextStrdup(realtime->context, what);
+}
+
+/* ---- replies: no transaction here, the next step has one for all ---- */
+
+static char *
+reply_in_words(const LlmbEnding *ending)
+{
+	if (ending->wire != LLMB_WIRE_OK)
+		return pstrdup(ending->error);
+	return ending->reply.code ? psprintf("HTTP %d, %s", ending->status, ending->reply.code) :
+		psprintf("HTTP %d", ending->status);
+}
+
+static LlmbPaceEnd
+end_slot(Slot *slot, const LlmbEnding *ending)
+{
+	LlmbRealtime *realtime = slot->realtime;
+	char	   *words = reply_in_words(ending);
+
+	if (ending->wire == LLMB_WIRE_NOT_SENT)
+	{
+		slot->state = SLOT_READY;
+		note_trouble(realtime, psprintf("requests do not reach the provider (%s)", words));
+		return LLMB_PACE_LOST;
+	}
+	if (ending->wire != LLMB_WIRE_OK)
+	{
+		keep_unanswered(slot, psprintf("the request was sent and not answered: %s", words));
+		return LLMB_PACE_LOST;
+	}
+	switch (ending->reply.fault)
+	{
+		case LLMB_FAULT_BUSY:
+			if (++slot->busy < MAX_BUSY)
+				slot->state = SLOT_READY;
+			else
+				keep_outcome(slot, &ending->outcome);
+			note_trouble(realtime, psprintf("the provider asks to slow down (%s)", words));
+			return LLMB_PACE_BUSY;
+		case LLMB_FAULT_KEY:
+		case LLMB_FAULT_QUOTA:
+			slot->state = SLOT_READY;
+			realtime->pause_reason = ending->reply.fault == LLMB_FAULT_KEY ? "auth" : "quota";
+			realtime->trouble = MemoryContextStrdup(realtime->context, words);
+			return LLMB_PACE_ANSWERED;
+		default:
+			keep_outcome(slot, &ending->outcome);
+			return LLMB_PACE_ANSWERED;
+	}
+}
+
+static void
+slot_ended(LlmbParty *party, LlmbEnding *ending)
+{
+	Slot	   *slot = (Slot *) party;
+	LlmbRealtime *realtime = slot->realtime;
+	LlmbPace   *pace = &realtime->lane->pace;
+	int64		now = llmb_now_ms();
+	LlmbPaceEnd end = end_slot(slot, ending);
+	int64		backoff = llmb_backoff_ms(pace->blocks + 1, realtime->retry_base_ms, realtime->retry_max_ms, 0.5);
+
+	llmb_pace_ended(pace, end, slot->sent_ms, now, ending->reply.retry_after_ms, backoff);
+	llmb_pace_limits(pace, &ending->limits, now);
+	realtime->flight->next_at = 0;
+	if (realtime->lane->waiting)
+		realtime->lane->waiting->next_at = 0;
+	realtime->lane->waiting = NULL;
+}
+
+/* Something of ours threw while its reply was read. */
+static void
+slot_failed(LlmbParty *party)
+{
+	Slot	   *slot = (Slot *) party;
+
+	if (slot->state != SLOT_OUT)
+		return;
+	llmb_pace_ended(&slot->realtime->lane->pace, LLMB_PACE_ANSWERED, slot->sent_ms, llmb_now_ms(), -1, 0);
+	keep_unanswered(slot, "the reply could not be read; the server's log tells why");
+	slot->realtime->flight->next_at = 0;
+}
+
+static void
+slot_lines(LlmbParty *party, char *lines, size_t len)
+{
+	(void) party;
+	(void) lines;
+	(void) len;
+	elog(ERROR, "a real-time reply is no stream of lines");
+}
+
+/* ---- the turn ---- */
+
+/* Slots in that state; positions and outcomes, in the current context. */
+static int
+answered_slots(LlmbRealtime *realtime, int *positions, LlmbOutcome **outcomes)
+{
+	int			count = 0;
+
+	for (int i = 0; i < realtime->slot_count; i++)
+	{
+		Slot	   *slot = &realtime->slots[i];
+
+		if (slot->state != SLOT_ANSWERED)
+			continue;
+		positions[count] = slot->position;
+		outcomes[count++] = &slot->outcome;
+	}
+	return count;
+}
+
+/*
+ * How many slots this flight may fill once so many are free again: its share
+ * of the lane, and never more than the lane may have.
+ */
+static int
+room(const LlmbRealtime *realtime, int answered)
+{
+	const Lane *lane = realtime->lane;
+	int			share = Max(1, lane->pace.most / Max(lane->flights, 1));
+
+	return Min(share - realtime->held, lane->pace.most - lane->held) + answered;
+}
+
+static Slot *
+free_slot(LlmbRealtime *realtime)
+{
+	for (int i = 0; i < realtime->slot_count; i++)
+	{
+		if (realtime->slots[i].state == SLOT_FREE)
+			return &realtime->slots[i];
+	}
+	return NULL;
+}
+
+/* Readies the requests of as many items as there is room for. */
+static void
+fill_slots(LlmbRealtime *realtime, int count)
+{
+	LlmbFlight *flight = realtime->flight;
+	Slot	   *slot;
+
+	while (count > 0 && realtime->next < flight->row->item_count && (slot = free_slot(realtime)) != NULL)
+	{
+		size_t		len;
+		char	   *line = llmb_spool_line(flight->spool, realtime->next == 0, &len);
+
+		if (line == NULL)
+			elog(ERROR, "the request file of batch " INT64_FORMAT " is short", flight->row->id);
+		slot->position = realtime->next++;
+		/* one that came out of order before a restart may have its result */
+		if (flight->intake.seen[slot->position])
+			continue;
+		slot->body = MemoryContextAlloc(slot->context, len + 1);
+		memcpy(slot->body, line, len + 1);
+		slot->len = len;
+		slot->tokens = len * realtime->tokens_per_byte + realtime->tokens_per_answer;
+		slot->state = SLOT_READY;
+		realtime->held++;
+		realtime->lane->held++;
+		count--;
+	}
+}
+
+static void
+read_options(LlmbRealtime *realtime, const LlmbGround *ground)
+{
+	const LlmbServer *server = ground->server;
+	const LlmbBatchRow *row = realtime->flight->row;
+	LlmbForecast forecast;
+
+	realtime->resend = server->resend_unanswered;
+	realtime->retry_base_ms = server->retry_base_ms;
+	realtime->retry_max_ms = server->retry_max_ms;
+	llmb_pace_set(&realtime->lane->pace, (int) server->realtime_concurrency, server->requests_per_minute,
+				  server->tokens_per_minute, llmb_now_ms());
+	if (server->tokens_per_minute == 0 || realtime->tokens_per_byte > 0)
+		return;
+	llmb_forecast(server, ground->model, row->file_bytes, row->item_count, 0, &forecast);
+	realtime->tokens_per_byte = forecast.input_tokens / (double) Max(row->file_bytes, 1);
+	realtime->tokens_per_answer = forecast.output_tokens / (double) Max(row->item_count, 1);
+}
+
+/* In a turn. */
+static void
+tell(LlmbRealtime *realtime)
+{
+	LlmbFlight *flight = realtime->flight;
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (realtime->unanswered > 0)
+		llmb_flight_say(flight, "unanswered", "requests that were sent and not answered: %d%s", realtime->unanswered,
+						realtime->resend ? "; they are sent again, and perhaps paid twice (on_unanswered)" : "");
+	if (realtime->trouble && now >= TimestampTzPlusMilliseconds(realtime->told_at, EVENT_EVERY_MS))
+	{
+		llmb_flight_say(flight, "slowed", "%s; at a time now: %d, the next in %.1f s", realtime->trouble,
+						(int) realtime->lane->pace.limit,
+						Max(realtime->lane->pace.blocked_until_ms - llmb_now_ms(), 0) / 1000.0);
+		realtime->told_at = now;
+	}
+}
+
+/* In a turn: the provider refused the key, or wants money. */
+static void
+pause_refused(LlmbRealtime *realtime)
+{
+	LlmbFlight *flight = realtime->flight;
+
+	llmb_flight_pause(flight, llmb_flight_job(flight),
+					  psprintf("%s: the provider refused a request (%s)", realtime->pause_reason,
+							   realtime->trouble ? realtime->trouble : "no reason given"));
+}
+
+/* What was to be told or done is told and done, once the turn is committed. */
+static void
+forget_trouble(LlmbRealtime *realtime)
+{
+	if (realtime->trouble)
+		pfree(realtime->trouble);
+	realtime->trouble = NULL;
+	realtime->pause_reason = NULL;
+	realtime->unanswered = 0;
+}
+
+/*
+ * Stores what has come, then fills what that sets free.  Returns whether
+ * requests may go out.
+ */
+static bool
+take_turn(LlmbRealtime *realtime, LlmbGround *ground)
+{
+	LlmbFlight *flight = realtime->flight;
+	int		   *positions = palloc(sizeof(int) * realtime->slot_count);
+	LlmbOutcome **outcomes = palloc(sizeof(LlmbOutcome *) * realtime->slot_count);
+	int			count;
+	int			succeeded = 0;
+	bool		ready;
+
+	llmb_turn_begin("sending requests in real time");
+	if (realtime->pause_reason)
+		pause_refused(realtime);
+	ready = llmb_flight_stand(flight, ground, true) && !flight->cancel;
+	if (flight->cancel)
+		flight->intake.no_retry = flight->cancel_code == LLMB_CANCELLED_ITEM;
+	count = answered_slots(realtime, positions, outcomes);
+	if (count > 0)
+		succeeded = llmb_store_outcomes(&flight->intake, outcomes, positions, count);
+	if (ready)
+	{
+		read_options(realtime, ground);
+		/* what is stored in this turn makes room with the same commit */
+		fill_slots(realtime, room(realtime, count));
+		flight->row->marked = Max(flight->row->marked, realtime->next);
+	}
+	tell(realtime);
+	if (count > 0 || flight->row->marked != realtime->marked)
+	{
+		flight->row->done = flight->intake.seen_count + count;
+		llmb_flight_become(flight, flight->row->state);
+	}
+	llmb_turn_commit();
+
+	realtime->marked = flight->row->marked;
+	llmb_outcomes_stored(&flight->intake, positions, count, succeeded);
+	for (int i = 0; count > 0 && i < realtime->slot_count; i++)
+	{
+		if (realtime->slots[i].state == SLOT_ANSWERED)
+			empty_slot(&realtime->slots[i]);
+	}
+	forget_trouble(realtime);
+	flight->tries = 0;
+	return ready;
+}
+
+/* ---- sending ---- */
+
+/* Sends what may go; sets when the next may. */
+static void
+send_ready(LlmbRealtime *realtime, const LlmbGround *ground)
+{
+	LlmbPace   *pace = &realtime->lane->pace;
+	LlmbBatchRef ref;
+
+	llmb_flight_ref(realtime->flight, ground, &ref);
+	for (int i = 0; i < realtime->slot_count; i++)
+	{
+		Slot	   *slot = &realtime->slots[i];
+		int64		now = llmb_now_ms();
+		int64		wait;
+
+		if (slot->state != SLOT_READY)
+			continue;
+		wait = llmb_pace_wait(pace, slot->tokens, now);
+		if (wait != 0)
+		{
+			if (wait > 0)
+				llmb_flight_wait(realtime->flight, wait);
+			else
+				realtime->lane->waiting = realtime->flight;
+			return;
+		}
+		slot->party.body = slot->body;
+		slot->party.body_len = slot->len;
+		slot->sent_ms = now;
+		slot->state = SLOT_OUT;
+		if (!llmb_call_start(&slot->party, ground->server, LLMB_CALL_ANSWER, &ref, ground->key, NULL))
+		{
+			slot->state = SLOT_READY;
+			elog(ERROR, "provider \"%s\" cannot answer in real time", ground->server->api);
+		}
+		llmb_pace_sent(pace, slot->tokens);
+	}
+}
+
+/* ---- beginnings and ends ---- */
+
+/*
+ * Twice as many slots as may be held: those whose answers are being stored
+ * are free only when that is committed, and the next are readied before.
+ */
+static LlmbRealtime *
+make_slots(LlmbFlight *flight)
+{
+	MemoryContext context = AllocSetContextCreate(flight->context, "llm_batch real time", ALLOCSET_SMALL_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(context);
+	LlmbRealtime *realtime = palloc0(sizeof(LlmbRealtime));
+
+	realtime->flight = flight;
+	realtime->context = context;
+	realtime->marked = flight->row->marked;
+	realtime->slot_count = 2 * Min((int) flight->intake.server->realtime_concurrency, flight->row->item_count);
+	realtime->slots = palloc0(sizeof(Slot) * realtime->slot_count);
+	for (int i = 0; i < realtime->slot_count; i++)
+	{
+		Slot	   *slot = &realtime->slots[i];
+
+		slot->realtime = realtime;
+		slot->party.lines = slot_lines;
+		slot->party.ended = slot_ended;
+		slot->party.failed = slot_failed;
+		slot->context = AllocSetContextCreate(context, "llm_batch slot", ALLOCSET_SMALL_SIZES);
+	}
+	MemoryContextSwitchTo(old);
+	realtime->lane = find_lane(flight->row->server, flight->row->owner, true);
+	return realtime;
+}
+
+/* Items that were marked before a restart and have no result, from 1. */
+static int
+uncertain_items(const LlmbFlight *flight, int *positions)
+{
+	int			count = 0;
+
+	for (int i = 0; i < flight->row->marked; i++)
+	{
+		if (!flight->intake.seen[i])
+			positions[count++] = i + 1;
+	}
+	return count;
+}
+
+/* Lines that were marked are not sent again from here. */
+static void
+skip_marked(LlmbRealtime *realtime)
+{
+	size_t		len;
+
+	while (realtime->next < realtime->flight->row->marked)
+	{
+		if (llmb_spool_line(realtime->flight->spool, realtime->next == 0, &len) == NULL)
+			elog(ERROR, "the request file of batch " INT64_FORMAT " is short", realtime->flight->row->id);
+		realtime->next++;
+	}
+}
+
+/* After a restart: some of these may have been sent, and paid. */
+static void
+decide_uncertain(LlmbFlight *flight)
+{
+	int		   *positions = palloc(sizeof(int) * Max(flight->row->marked, 1));
+	int			count = uncertain_items(flight, positions);
+	bool		resend = flight->intake.server->resend_unanswered;
+
+	if (count == 0)
+		return;
+	llmb_turn_begin("looking after interrupted requests");
+	llmb_flight_say(flight, "unanswered", "the worker stopped while requests were out; unanswered at most: %d%s", count,
+					resend ? "; they are sent again, and perhaps paid twice (on_unanswered)" : "");
+	llmb_turn_commit();
+	llmb_take_named(&flight->intake, positions, count, LLMB_UNANSWERED, resend,
+					"the worker stopped before an answer was stored");
+}
+
+/* In a turn: the provider in our own process needs no sending. */
+static void
+end_in_process(LlmbFlight *flight)
+{
+	flight->row->ended_at = GetCurrentTimestamp();
+	flight->row->remote_end = llmb_flight_keep(flight, "ended");
+	llmb_flight_become(flight, LLMB_ENDED);
+}
+
+/* In a turn, on good ground. */
+static void
+begin_sending(LlmbFlight *flight, const LlmbGround *ground)
+{
+	if (flight->row->state == LLMB_PLANNED)
+	{
+		flight->row->intent_at = flight->row->submitted_at = GetCurrentTimestamp();
+		llmb_flight_become(flight, LLMB_IN_PROGRESS);
+		llmb_flight_say(flight, "submitted", "sending one by one, at most %d at a time",
+						(int) ground->server->realtime_concurrency);
+	}
+	llmb_flight_spool(flight, ground);
+}
+
+/* False when there is nothing to send, or not now. */
+static bool
+begin(LlmbFlight *flight)
+{
+	LlmbGround	ground;
+	LlmbRealtime *realtime;
+	bool		sending;
+
+	llmb_turn_begin("beginning to send in real time");
+	sending = llmb_flight_stand(flight, &ground, true) && llmb_flight_open_intake(flight);
+	if (sending)
+		begin_sending(flight, &ground);
+	if (sending && ground.server->provider->answer)
+	{
+		end_in_process(flight);
+		sending = false;
+	}
+	llmb_turn_commit();
+	if (!sending)
+		return false;
+	decide_uncertain(flight);
+	realtime = make_slots(flight);
+	skip_marked(realtime);
+	flight->realtime = realtime;
+	return true;
+}
+
+static void
+end(LlmbFlight *flight)
+{
+	LlmbIntake *intake = &flight->intake;
+
+	intake->no_retry = flight->cancel && flight->cancel_code == LLMB_CANCELLED_ITEM;
+	intake->cancelled_as = flight->cancel ? flight->cancel_code : LLMB_CANCELLED_ITEM;
+	llmb_turn_begin("ending real-time requests");
+	if (flight->cancel && flight->cancel_code != LLMB_CANCELLED_ITEM)
+		flight->row->error_code = llmb_flight_keep(flight, llmb_code_name(flight->cancel_code));
+	flight->row->remote_end = llmb_flight_keep(flight, flight->cancel ? "cancelled" : "ended");
+	flight->row->ended_at = GetCurrentTimestamp();
+	flight->row->done = intake->seen_count;
+	llmb_flight_become(flight, LLMB_ENDED);
+	llmb_turn_commit();
+	llmb_realtime_free(flight);
+	llmb_flight_finalize(flight);
+}
+
+static bool
+has_unsent(const LlmbRealtime *realtime)
+{
+	return realtime->next < realtime->flight->row->item_count && !realtime->flight->cancel;
+}
+
+/* Takes part in the sharing of its lane while it has something to send. */
+static void
+count_flight(LlmbRealtime *realtime, bool unsent)
+{
+	if (realtime->counted == unsent)
+		return;
+	realtime->lane->flights += unsent ? 1 : -1;
+	realtime->counted = unsent;
+}
+
+/* What was never sent because its end was asked for. */
+static void
+release_ready(LlmbRealtime *realtime)
+{
+	for (int i = 0; i < realtime->slot_count; i++)
+	{
+		if (realtime->slots[i].state == SLOT_READY)
+			empty_slot(&realtime->slots[i]);
+	}
+}
+
+void
+llmb_realtime_step(LlmbFlight *flight)
+{
+	LlmbRealtime *realtime;
+	LlmbGround	ground;
+	bool		ready;
+
+	if (flight->realtime == NULL && !begin(flight))
+		return;
+	realtime = flight->realtime;
+	count_flight(realtime, has_unsent(realtime));
+	/* the end of a request, or of a wait, makes it due again */
+	llmb_flight_wait(flight, 60000);
+	ready = take_turn(realtime, &ground);
+	if (flight->cancel)
+		release_ready(realtime);
+	else if (ready)
+		send_ready(realtime, &ground);
+	count_flight(realtime, has_unsent(realtime));
+	if (realtime->held == 0 && !has_unsent(realtime))
+		end(flight);
+	else if (ready && has_unsent(realtime) && room(realtime, 0) > 0)
+		flight->next_at = 0;
+}
+
+bool
+llmb_realtime_unsent(const LlmbFlight *flight)
+{
+	if (flight->realtime == NULL)
+		return flight->row->state == LLMB_PLANNED || flight->row->state == LLMB_IN_PROGRESS;
+	return has_unsent(flight->realtime);
+}
+
+void
+llmb_realtime_free(LlmbFlight *flight)
+{
+	LlmbRealtime *realtime = flight->realtime;
+
+	if (realtime == NULL)
+		return;
+	count_flight(realtime, false);
+	if (realtime->lane->waiting == flight)
+		realtime->lane->waiting = NULL;
+	for (int i = 0; i < realtime->slot_count; i++)
+	{
+		Slot	   *slot = &realtime->slots[i];
+
+		if (slot->state == SLOT_OUT)
+		{
+			llmb_call_drop(&slot->party);
+			realtime->lane->pace.out--;
+			slot->state = SLOT_READY;
+		}
+		if (slot->state != SLOT_FREE)
+			empty_slot(slot);
+	}
+	flight->realtime = NULL;
+	MemoryContextDelete(realtime->context);
+}
