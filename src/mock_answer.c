@@ -15,6 +15,7 @@
 
 #include "common/hashfn.h"
 
+#include "answer.h"
 #include "mock_answer.h"
 
 /* Longest plain answer, in characters. */
@@ -879,18 +880,69 @@ string_options(const Question *question, const char *name,
 		find_options(system, options);
 }
 
+/* How long a string may be: by the schema, or in its description's words. */
+static int64
+schema_max_chars(const LlmbJson *schema)
+{
+	const char *description = llmb_json_string(schema, "description");
+	const char *words = description ? strstr(description, "At most ") : NULL;
+	int			chars;
+
+	if (words != NULL && sscanf(words, "At most %d characters", &chars) == 1)
+		return chars;
+	return llmb_json_int(schema, "maxLength", -1);
+}
+
+/* Whether a string is to hold JSON. */
+static bool
+takes_json(const LlmbJson *schema)
+{
+	const char *description = llmb_json_string(schema, "description");
+
+	return description != NULL && strstr(description, LLMB_JSON_IN_STRING) != NULL;
+}
+
+static size_t
+fitting_len(const char *text, int64 max_chars)
+{
+	Span		span = {text, strlen(text)};
+
+	if (max_chars < 0)
+		return span.len;
+	return cut_chars(span, (int) Min(max_chars, PG_INT32_MAX - 1));
+}
+
+static void
+put_json_in_string(StringInfo out, SchemaWalk *walk)
+{
+	StringInfoData json;
+	char	   *sentence = leading_sentence(walk->question->text);
+
+	initStringInfo(&json);
+	appendStringInfoString(&json, "{\"text\": ");
+	llmb_json_put_string(&json, sentence);
+	appendStringInfo(&json, ", \"number\": %d}", (int) (next_hash(walk) % 101));
+	llmb_json_put_string(out, json.data);
+	pfree(sentence);
+	pfree(json.data);
+}
+
 static void
 put_text(StringInfo out, SchemaWalk *walk, const LlmbJson *schema,
 		 const char *name, const LlmbJson *siblings)
 {
 	const Question *question = walk->question;
 	const char *format = llmb_json_string(schema, "format");
-	int64		max_chars = llmb_json_int(schema, "maxLength", -1);
 	const char *fixed = (format != NULL) ? formatted_string(format) : NULL;
 	char	   *text;
 	Options		options;
 	Span		span;
 
+	if (takes_json(schema))
+	{
+		put_json_in_string(out, walk);
+		return;
+	}
 	if (fixed != NULL)
 		text = pstrdup(fixed);
 	else if (string_options(question, name, siblings, &options))
@@ -906,10 +958,7 @@ put_text(StringInfo out, SchemaWalk *walk, const LlmbJson *schema,
 	else
 		text = salient_words(question->text, 4);
 
-	span = (Span) {text, strlen(text)};
-	if (max_chars >= 0)
-		span.len = cut_chars(span, (int) Min(max_chars, PG_INT32_MAX - 1));
-	llmb_json_put_string_len(out, span.start, span.len);
+	llmb_json_put_string_len(out, text, fitting_len(text, schema_max_chars(schema)));
 	pfree(text);
 }
 
@@ -934,11 +983,11 @@ put_array(StringInfo out, SchemaWalk *walk, const LlmbJson *schema)
 		if (i > 0)
 			appendStringInfoChar(out, ',');
 		if (strcmp(type, "string") == 0 && llmb_json_get(items, "enum") == NULL &&
-			llmb_json_get(items, "format") == NULL)
+			llmb_json_get(items, "format") == NULL && !takes_json(items))
 			word = take_word(words, counts, n);
 		if (word != NULL)
 		{
-			llmb_json_put_string(out, word);
+			llmb_json_put_string_len(out, word, fitting_len(word, schema_max_chars(items)));
 			pfree(word);
 		}
 		else

@@ -297,12 +297,18 @@ room_for_batch(const LlmbJob *job, const LlmbServer *server)
 	return goes_realtime(job, server, false) || flying < server->max_active_batches;
 }
 
+char *
+llmb_budget_reason(const LlmbJob *job)
+{
+	return psprintf("budget: max_cost is %.15g USD, spent are %.15g, and the next item may cost more than is left",
+					job->max_cost, job->cost);
+}
+
 /* In a turn: nothing fits any more into what the job may cost. */
 static void
 pause_for_budget(const LlmbJob *job)
 {
-	const char *reason = psprintf("budget: max_cost is %.15g USD, spent are %.15g, and the next item may cost more than is left",
-								  job->max_cost, job->cost);
+	char	   *reason = llmb_budget_reason(job);
 
 	llmb_store_job_state(job->id, "paused", reason);
 	llmb_store_event(job->id, 0, "paused", "%s", reason);

@@ -17,6 +17,9 @@
  */
 extern bool llmb_plan_batch(LlmbJob *job, TimestampTz now);
 
+/* Why a job with max_cost is paused, in words. */
+extern char *llmb_budget_reason(const LlmbJob *job);
+
 /* ---- lifecycle.c, for plan.c ---- */
 
 extern void llmb_lifecycle_add(LlmbBatchRow *row, LlmbSpool *spool, MemoryContext context);

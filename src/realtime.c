@@ -31,6 +31,7 @@
 
 #include "model.h"
 #include "pace.h"
+#include "plan.h"
 #include "realtime.h"
 #include "turn.h"
 
@@ -49,7 +50,7 @@ typedef struct Lane
 	LlmbPace	pace;
 	int			held;			/* slots that are not free, of all flights */
 	int			flights;		/* that have items to send */
-	LlmbFlight *waiting;		/* one that found too many out; NULL none */
+	List	   *members;		/* of LlmbRealtime */
 } Lane;
 
 typedef enum SlotState
@@ -86,6 +87,7 @@ struct LlmbRealtime
 	int			marked;			/* as the table has it */
 	int			next;			/* position of the spool's next line */
 	bool		counted;		/* in lane->flights */
+	bool		starved;		/* the others hold what it could use */
 	bool		resend;			/* option on_unanswered */
 	double		tokens_per_byte;
 	double		tokens_per_answer;
@@ -103,6 +105,12 @@ bool
 llmb_sends_bodies(const LlmbServer *server, bool realtime)
 {
 	return realtime && server->provider->answer == NULL;
+}
+
+static bool
+has_unsent(const LlmbRealtime *realtime)
+{
+	return realtime->next < realtime->flight->row->item_count && !realtime->flight->cancel;
 }
 
 /* ---- lanes ---- */
@@ -246,6 +254,22 @@ end_slot(Slot *slot, const LlmbEnding *ending)
 	}
 }
 
+/* There may be room now for those who found none. */
+static void
+wake_starved(Lane *lane)
+{
+	ListCell   *lc;
+
+	foreach(lc, lane->members)
+	{
+		LlmbRealtime *member = lfirst(lc);
+
+		if (member->starved)
+			member->flight->next_at = 0;
+		member->starved = false;
+	}
+}
+
 static void
 slot_ended(LlmbParty *party, LlmbEnding *ending)
 {
@@ -259,9 +283,7 @@ slot_ended(LlmbParty *party, LlmbEnding *ending)
 	llmb_pace_ended(pace, end, slot->sent_ms, now, ending->reply.retry_after_ms, backoff);
 	llmb_pace_limits(pace, &ending->limits, now);
 	realtime->flight->next_at = 0;
-	if (realtime->lane->waiting)
-		realtime->lane->waiting->next_at = 0;
-	realtime->lane->waiting = NULL;
+	wake_starved(realtime->lane);
 }
 
 /* Something of ours threw while its reply was read. */
@@ -420,6 +442,32 @@ forget_trouble(LlmbRealtime *realtime)
 }
 
 /*
+ * How many more requests the job can pay, those that are held and not being
+ * stored counted by what they are expected to cost.
+ */
+static int
+affordable(const LlmbRealtime *realtime, const LlmbJob *job)
+{
+	const LlmbBatchRow *row = realtime->flight->row;
+	double		each = row->forecast_cost ? strtod(row->forecast_cost, NULL) / Max(row->item_count, 1) : 0;
+
+	if (job->max_cost < 0 || each <= 0)
+		return realtime->slot_count;
+	/* what is stored in this turn is not in job->cost yet */
+	return (int) Min(Max((job->max_cost - job->cost) / each - realtime->held, 0), realtime->slot_count);
+}
+
+/* In a turn: pauses the job when it can pay no further request. */
+static bool
+within_budget(LlmbRealtime *realtime, const LlmbJob *job)
+{
+	if (realtime->held > 0 || !has_unsent(realtime) || affordable(realtime, job) > 0)
+		return true;
+	llmb_flight_pause(realtime->flight, job, llmb_budget_reason(job));
+	return false;
+}
+
+/*
  * Stores what has come, then fills what that sets free.  Returns whether
  * requests may go out.
  */
@@ -436,7 +484,7 @@ take_turn(LlmbRealtime *realtime, LlmbGround *ground)
 	llmb_turn_begin("sending requests in real time");
 	if (realtime->pause_reason)
 		pause_refused(realtime);
-	ready = llmb_flight_stand(flight, ground, true) && !flight->cancel;
+	ready = llmb_flight_stand(flight, ground, true) && !flight->cancel && within_budget(realtime, ground->job);
 	if (flight->cancel)
 		flight->intake.no_retry = flight->cancel_code == LLMB_CANCELLED_ITEM;
 	count = answered_slots(realtime, positions, outcomes);
@@ -446,7 +494,7 @@ take_turn(LlmbRealtime *realtime, LlmbGround *ground)
 	{
 		read_options(realtime, ground);
 		/* what is stored in this turn makes room with the same commit */
-		fill_slots(realtime, room(realtime, count));
+		fill_slots(realtime, Min(room(realtime, count), affordable(realtime, ground->job)));
 		flight->row->marked = Max(flight->row->marked, realtime->next);
 	}
 	tell(realtime);
@@ -493,7 +541,7 @@ send_ready(LlmbRealtime *realtime, const LlmbGround *ground)
 			if (wait > 0)
 				llmb_flight_wait(realtime->flight, wait);
 			else
-				realtime->lane->waiting = realtime->flight;
+				realtime->starved = true;
 			return;
 		}
 		slot->party.body = slot->body;
@@ -537,8 +585,10 @@ make_slots(LlmbFlight *flight)
 		slot->party.failed = slot_failed;
 		slot->context = AllocSetContextCreate(context, "llm_batch slot", ALLOCSET_SMALL_SIZES);
 	}
-	MemoryContextSwitchTo(old);
 	realtime->lane = find_lane(flight->row->server, flight->row->owner, true);
+	MemoryContextSwitchTo(TopMemoryContext);
+	realtime->lane->members = lappend(realtime->lane->members, realtime);
+	MemoryContextSwitchTo(old);
 	return realtime;
 }
 
@@ -657,12 +707,6 @@ end(LlmbFlight *flight)
 	llmb_flight_finalize(flight);
 }
 
-static bool
-has_unsent(const LlmbRealtime *realtime)
-{
-	return realtime->next < realtime->flight->row->item_count && !realtime->flight->cancel;
-}
-
 /* Takes part in the sharing of its lane while it has something to send. */
 static void
 count_flight(LlmbRealtime *realtime, bool unsent)
@@ -703,6 +747,8 @@ llmb_realtime_step(LlmbFlight *flight)
 	else if (ready)
 		send_ready(realtime, &ground);
 	count_flight(realtime, has_unsent(realtime));
+	wake_starved(realtime->lane);
+	realtime->starved |= has_unsent(realtime) && realtime->held == 0;
 	if (realtime->held == 0 && !has_unsent(realtime))
 		end(flight);
 	else if (ready && has_unsent(realtime) && room(realtime, 0) > 0)
@@ -725,8 +771,7 @@ llmb_realtime_free(LlmbFlight *flight)
 	if (realtime == NULL)
 		return;
 	count_flight(realtime, false);
-	if (realtime->lane->waiting == flight)
-		realtime->lane->waiting = NULL;
+	realtime->lane->members = list_delete_ptr(realtime->lane->members, realtime);
 	for (int i = 0; i < realtime->slot_count; i++)
 	{
 		Slot	   *slot = &realtime->slots[i];

@@ -387,36 +387,37 @@ note(const LlmbColumn *column)
 	if (column->kind == LLMB_KIND_JSON)
 		return pstrdup(LLMB_JSON_IN_STRING);
 	if (column->kind == LLMB_KIND_TEXT && column->max_chars > 0)
-		return psprintf("At most %d characters%s.", column->max_chars, column->array ? " each" : "");
+		return psprintf("At most %d characters.", column->max_chars);
 	if (column->kind == LLMB_KIND_NUMERIC && column->precision > 0 && column->scale == 0)
 		return psprintf("A whole number of at most %d digits.", column->precision);
 	return NULL;
 }
 
-/* The column's comment, and our note behind it. */
+/* The column's comment, our note behind it; each may be NULL. */
 static void
-put_description(StringInfo out, const LlmbColumn *column, const char *comment)
+put_description(StringInfo out, const char *comment, const char *own)
 {
-	char	   *own = note(column);
-	size_t		len = comment ? strlen(comment) : 0;
-
-	if (len == 0 && own == NULL)
+	if (comment == NULL && own == NULL)
 		return;
 	appendStringInfoString(out, ",\"description\":");
-	if (len > 0 && own)
-		own = psprintf("%s%s %s", comment, strchr(".!?", comment[len - 1]) ? "" : ".", own);
+	if (comment && own)
+		own = psprintf("%s%s %s", comment, strchr(".!?", comment[strlen(comment) - 1]) ? "" : ".", own);
 	llmb_json_put_string(out, own ? own : comment);
 }
 
 static void
 put_property(StringInfo out, const LlmbColumn *column, const char *comment)
 {
+	char	   *own = note(column);
+
 	appendStringInfoChar(out, '{');
 	if (column->array)
 	{
 		appendStringInfo(out, "\"type\":%s,\"items\":{", column->nullable ? "[\"array\",\"null\"]" : "\"array\"");
 		put_scalar(out, column, false);
+		put_description(out, NULL, own);
 		appendStringInfoChar(out, '}');
+		own = NULL;
 	}
 	else if (column->nullable && lists_labels(column))
 	{
@@ -427,7 +428,7 @@ put_property(StringInfo out, const LlmbColumn *column, const char *comment)
 	}
 	else
 		put_scalar(out, column, column->nullable);
-	put_description(out, column, comment);
+	put_description(out, comment, own);
 	appendStringInfoChar(out, '}');
 }
 
@@ -447,7 +448,7 @@ derive(const LlmbSource *source, const LlmbColumn *columns)
 		appendStringInfoString(&out, i ? "," : "");
 		llmb_json_put_string(&out, columns[i].name);
 		appendStringInfoChar(&out, ':');
-		put_property(&out, &columns[i], comment ? llmb_to_utf8(comment) : NULL);
+		put_property(&out, &columns[i], comment && *comment ? llmb_to_utf8(comment) : NULL);
 	}
 	appendStringInfoString(&out, "},\"required\":[");
 	for (int i = 0; i < source->target_count; i++)
@@ -609,8 +610,8 @@ static void
 heed_property(const LlmbJson *schema, LlmbColumn *column)
 {
 	LlmbJson   *property = llmb_json_path(schema, "properties", column->name, NULL);
-	const char *description = llmb_json_string(property, "description");
 	const LlmbJson *value = column->array ? llmb_json_get(property, "items") : property;
+	const char *description = llmb_json_string(value, "description");
 	bool		typed = llmb_json_get(value, "type") != NULL;
 
 	column->optional = property != NULL && !is_required(schema, column->name);
