@@ -94,7 +94,9 @@ SELECT choose('gpt-6-luna');
 
 -- what is still to come says so
 CREATE SERVER later FOREIGN DATA WRAPPER llm_batch OPTIONS (api 'anthropic');
-SELECT choose('claude-5', 'later');
+CREATE USER MAPPING FOR PUBLIC SERVER later OPTIONS (api_key 'none');
+SELECT choose('claude-sonnet-5-5', 'later');
+SELECT choose('claude-sonnet-5-5');
 CREATE SERVER local FOREIGN DATA WRAPPER llm_batch OPTIONS (api 'openai', base_url 'http://localhost:11434/v1', batch 'off');
 CREATE USER MAPPING FOR PUBLIC SERVER local OPTIONS (api_key 'none');
 SELECT choose('llama-3', 'local');

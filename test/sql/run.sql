@@ -4,8 +4,8 @@ SET client_min_messages = error;
 DROP EXTENSION IF EXISTS llm_batch CASCADE;
 CREATE EXTENSION llm_batch;
 SET client_min_messages = warning;
-CREATE SERVER fast FOREIGN DATA WRAPPER llm_batch OPTIONS (api 'mock', latency '0', retry_base '1ms', retry_max '1ms');
-CREATE SERVER slow FOREIGN DATA WRAPPER llm_batch OPTIONS (api 'mock', latency '1h');
+CREATE SERVER fast FOREIGN DATA WRAPPER llm_batch OPTIONS (api 'mock', latency '0', realtime_threshold '0', retry_base '1ms', retry_max '1ms');
+CREATE SERVER slow FOREIGN DATA WRAPPER llm_batch OPTIONS (api 'mock', latency '1h', realtime_threshold '0');
 SET llm_batch.default_server = 'fast';
 \pset format unaligned
 \pset tuples_only on

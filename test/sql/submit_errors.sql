@@ -28,7 +28,7 @@ CREATE ROLE regress_llmb_user;
 GRANT INSERT ON refused TO regress_llmb_user;
 GRANT USAGE ON SEQUENCE refused_n_seq TO regress_llmb_user;
 
-CREATE TABLE articles (id int PRIMARY KEY, title text, body text, summary text, size int, "Mixed" text,
+CREATE TABLE articles (id int PRIMARY KEY, title text, body text, summary text, size int, shape point, "Mixed" text,
 	shout text GENERATED ALWAYS AS (upper(title)) STORED, nr int GENERATED ALWAYS AS IDENTITY UNIQUE, maybe text UNIQUE);
 INSERT INTO articles (id, title, body) VALUES (1, 'Tea', 'Tea is hot.'), (2, 'Ice', 'Ice is cold.');
 
@@ -78,7 +78,7 @@ SELECT attempt($$'articles', '{{body}}', 'mock', target => 'id'$$);
 SELECT attempt($$'articles', '{{body}}', 'mock', target => 'summary, title', key => 'title'$$);
 SELECT attempt($$'articles', '{{title}}', 'mock', target => 'maybe', key => 'maybe'$$);
 SELECT attempt($$'articles', '{{body}}', 'mock', target => 'body'$$);
-SELECT attempt($$'articles', '{{body}}', 'mock', target => 'size'$$);
+SELECT attempt($$'articles', '{{body}}', 'mock', target => 'shape'$$);
 CREATE VIEW longest AS SELECT id, title, body, summary FROM articles ORDER BY length(body) DESC LIMIT 1;
 SELECT attempt($$'longest', '{{body}}', 'mock', key => 'id', target => 'summary'$$);
 CREATE VIEW half AS SELECT id, body, summary, upper(title) AS loud FROM articles;
@@ -168,7 +168,16 @@ SELECT attempt($$ARRAY['x'], 'mock', deadline => '0'$$, 'submit_prompts');
 
 -- what comes later is refused, not ignored
 SELECT attempt(format('ARRAY[%L], %L, %s', 'x', 'mock', later), 'submit_prompts') FROM (VALUES ('pack => 2'), ('mask_pii => true'), ('atomic => true'),
-	('max_cost => 1'), ('after => 1'), ('mode => ''realtime'''), ('mode => ''fast'''), ('mode => NULL')) v(later);
+	('after => 1')) v(later);
+
+-- the mode, and the budget
+SELECT attempt(format('ARRAY[%L], %L, %s', 'x', 'mock', wrong), 'submit_prompts') FROM (VALUES
+	('mode => ''fast'''), ('mode => NULL'), ('max_cost => -1'), ('max_cost => ''NaN''')) v(wrong);
+CREATE SERVER gateway FOREIGN DATA WRAPPER llm_batch OPTIONS (api 'openai', base_url 'http://localhost:11434/v1', batch 'off');
+CREATE USER MAPPING FOR CURRENT_USER SERVER gateway OPTIONS (api_key 'none');
+SELECT attempt($$ARRAY['x'], 'llama', server => 'gateway', mode => 'batch'$$, 'submit_prompts');
+SELECT attempt($$ARRAY['x'], 'llama', server => 'gateway', max_cost => 1$$, 'submit_prompts');
+DROP SERVER gateway CASCADE;
 
 -- a request_key stands for one request
 BEGIN;

@@ -17,8 +17,8 @@ SELECT database = current_database() AS database, preloaded, (pid IS NULL) = (me
 	(pid IS NULL) = (since IS NOT NULL) AS since_without_worker FROM llm_batch.workers;
 
 -- before the commit that wakes the worker, and without any worker: all is queued
-CREATE SERVER slow FOREIGN DATA WRAPPER llm_batch OPTIONS (api 'mock', latency '1h');
-CREATE SERVER fast FOREIGN DATA WRAPPER llm_batch OPTIONS (api 'mock', latency '0', max_batch_requests '2', max_active_batches '2');
+CREATE SERVER slow FOREIGN DATA WRAPPER llm_batch OPTIONS (api 'mock', latency '1h', realtime_threshold '0');
+CREATE SERVER fast FOREIGN DATA WRAPPER llm_batch OPTIONS (api 'mock', latency '0', realtime_threshold '0', max_batch_requests '2', max_active_batches '2');
 BEGIN;
 SELECT llm_batch.submit_prompts('{One. 1,Two. 2,Three. 3}', 'mock', server => 'slow', labels => '{"a": 1}') AS job \gset
 SELECT owner = current_user AS own, task, server, model, mode, state, total, queued, in_flight, succeeded, failed, cancelled, unapplied, uncertain,
@@ -51,7 +51,7 @@ SELECT pid > 0 AS pid, state, message FROM llm_batch.workers;
 SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'llm_batch worker' AND datname = current_database();
 
 -- time left is told from the provider's counts, before the first result is here
-CREATE SERVER steady FOREIGN DATA WRAPPER llm_batch OPTIONS (api 'mock', latency '5s', poll_max '100ms');
+CREATE SERVER steady FOREIGN DATA WRAPPER llm_batch OPTIONS (api 'mock', latency '5s', realtime_threshold '0', poll_max '100ms');
 SELECT llm_batch.submit_prompts(array_agg('Prompt ' || n), 'mock', server => 'steady') AS job FROM generate_series(1, 100) n \gset
 CALL until(format($$(SELECT eta IS NOT NULL FROM llm_batch.progress WHERE job_id = %s)$$, :job));
 SELECT state, succeeded, percent > 0 AND percent < 100 AS moves, eta BETWEEN '0' AND '10 s' AS eta, eta_at BETWEEN now() - interval '1 s' AND now() + interval '10 s' AS eta_at
@@ -73,7 +73,7 @@ SELECT pg_sleep(1.1) \g /dev/null
 SELECT elapsed = :'before' AS stands FROM llm_batch.progress WHERE job_id = :job;
 
 -- several attempts: results has the last one, attempts has all
-CREATE SERVER broken FOREIGN DATA WRAPPER llm_batch OPTIONS (api 'mock', latency '0', failure_rate '1', max_attempts '3', retry_base '1ms', retry_max '1ms');
+CREATE SERVER broken FOREIGN DATA WRAPPER llm_batch OPTIONS (api 'mock', latency '0', realtime_threshold '0', failure_rate '1', max_attempts '3', retry_base '1ms', retry_max '1ms');
 SELECT llm_batch.submit_prompts('{One. 1,Two. 2}', 'mock', server => 'broken') AS job \gset
 \set VERBOSITY sqlstate
 CALL llm_batch.wait(:job);
