@@ -7,6 +7,7 @@ OBJS = \
 	src/bulk.o \
 	src/call.o \
 	src/control.o \
+	src/estimate.o \
 	src/flight.o \
 	src/guc.o \
 	src/http.o \

@@ -658,23 +658,31 @@ SELECT pg_catalog.pg_extension_config_dump('llm_batch.spending', '');
 
 CREATE VIEW llm_batch.costs WITH (security_invoker, security_barrier) AS
 SELECT day, owner, server, model, labels,
-	pg_catalog.sum(attempts) AS attempts,
-	pg_catalog.sum(input_tokens) AS input_tokens,
-	pg_catalog.sum(cached_tokens) AS cached_tokens,
-	pg_catalog.sum(cache_write_tokens) AS cache_write_tokens,
-	pg_catalog.sum(output_tokens) AS output_tokens,
-	pg_catalog.sum(reasoning_tokens) AS reasoning_tokens,
+	pg_catalog.sum(attempts)::bigint AS attempts,
+	pg_catalog.sum(input_tokens)::bigint AS input_tokens,
+	pg_catalog.sum(cached_tokens)::bigint AS cached_tokens,
+	pg_catalog.sum(cache_write_tokens)::bigint AS cache_write_tokens,
+	pg_catalog.sum(output_tokens)::bigint AS output_tokens,
+	pg_catalog.sum(reasoning_tokens)::bigint AS reasoning_tokens,
 	pg_catalog.sum(cost) AS cost,
 	pg_catalog.sum(real_time_cost) AS real_time_cost,
 	pg_catalog.sum(real_time_cost - cost) AS saved,
 	pg_catalog.sum(saved_batch) AS saved_batch,
 	pg_catalog.sum(saved_prefix) AS saved_prefix,
-	pg_catalog.sum(cost_unknown) AS cost_unknown
+	pg_catalog.sum(cost_unknown)::bigint AS cost_unknown
 FROM llm_batch.spending
 GROUP BY day, owner, server, model, labels;
 COMMENT ON VIEW llm_batch.costs IS
 'USD per day (UTC), owner, server, model and labels: what was paid, what one-by-one real time would have cost, what saved how much; NULL: not known';
 GRANT SELECT ON llm_batch.costs TO PUBLIC;
+
+CREATE FUNCTION llm_batch.price(server name, model text, input_tokens bigint, output_tokens bigint DEFAULT 0,
+	cached_tokens bigint DEFAULT 0, cache_write_tokens bigint DEFAULT 0, long_write_tokens bigint DEFAULT 0,
+	mode text DEFAULT 'batch', at timestamptz DEFAULT NULL)
+RETURNS numeric
+AS 'MODULE_PATHNAME', 'llmb_price_sql' LANGUAGE C STABLE;
+COMMENT ON FUNCTION llm_batch.price IS
+'what a request of so many tokens costs in USD by llm_batch.model; input_tokens includes what was cached or written to a cache, cache_write_tokens what was written for long; NULL: not known';
 
 ----------------------------------------------------------------------------
 -- Submit
@@ -756,6 +764,28 @@ RETURNS TABLE (key text, request json)
 AS 'MODULE_PATHNAME', 'llmb_preview' LANGUAGE C VOLATILE;
 COMMENT ON FUNCTION llm_batch.preview IS
 'the exact request bodies that submit with the same arguments would send, for the first n rows; nothing is sent or stored';
+
+CREATE FUNCTION llm_batch.estimate(
+	source regclass, prompt text, model text,
+	target text DEFAULT NULL,
+	key text DEFAULT NULL,
+	filter text DEFAULT NULL,
+	"limit" bigint DEFAULT NULL,
+	server name DEFAULT NULL, system text DEFAULT NULL,
+	params jsonb DEFAULT '{}',
+	schema jsonb DEFAULT NULL,
+	mode text DEFAULT 'auto', priority int DEFAULT 0,
+	atomic boolean DEFAULT false, cache boolean DEFAULT true, pack int DEFAULT 1, mask_pii boolean DEFAULT false,
+	max_cost numeric DEFAULT NULL,
+	deadline interval DEFAULT NULL,
+	after bigint DEFAULT NULL,
+	request_key text DEFAULT NULL,
+	labels jsonb DEFAULT '{}')
+RETURNS TABLE (server name, model text, asked boolean, items bigint, input_tokens bigint, output_tokens bigint,
+	cost_realtime numeric, cost_batch numeric, mode text, cost numeric, fits boolean, note text)
+AS 'MODULE_PATHNAME', 'llmb_estimate' LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION llm_batch.estimate IS
+'what submit with the same arguments is likely to cost in USD, with that model and with others that could do it, the cheapest first; nothing is sent or stored';
 
 CREATE FUNCTION llm_batch.render(template text, record) RETURNS text
 AS 'MODULE_PATHNAME', 'llmb_render_sql' LANGUAGE C STABLE;

@@ -285,6 +285,7 @@ typedef struct LlmbOutcome
 	int64		long_write_tokens;	/* of these, the part kept for the longer time */
 	int64		output_tokens;	/* reasoning included */
 	int64		reasoning_tokens;
+	bool		perhaps_run;	/* failed without usage, and yet it may have been charged */
 } LlmbOutcome;
 
 typedef struct LlmbProvider

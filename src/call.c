@@ -103,7 +103,9 @@ start_transfer(LlmbParty *party, const LlmbServer *server, LlmbCall *call, LlmbS
 		request.after = call->after_file;
 	}
 	request.lines = party->lines_wanted = call->reply_is_lines;
-	request.reply_cap = call->reply_is_lines ? LINE_CAP : REPLY_CAP;
+	/* results may come inside the reply that describes their batch */
+	request.reply_cap = call->reply_is_lines || party->verb == LLMB_CALL_FETCH || party->verb == LLMB_CALL_POLL ?
+		LINE_CAP : REPLY_CAP;
 	request.connect_timeout_ms = server->connect_timeout_ms;
 	request.request_timeout_ms = server->request_timeout_ms;
 	request.ca_file = server->ca_file;

@@ -342,6 +342,15 @@ create(LlmbFlight *flight)
 		elog(ERROR, "provider \"%s\" cannot create a batch", ground.server->api);
 }
 
+/* Keys and prompts do not travel to where a reply says, but to base_url. */
+static void
+refuse_address(LlmbFlight *flight)
+{
+	llmb_turn_begin("refusing an address");
+	llmb_flight_refused(flight, LLMB_INVALID_REQUEST, "the provider named an address on another host for the request file");
+	llmb_turn_commit();
+}
+
 static void
 upload(LlmbFlight *flight)
 {
@@ -366,7 +375,7 @@ upload(LlmbFlight *flight)
 	}
 	llmb_turn_commit();
 	if (with_upload && !start_call(flight, &ground, flight->upload_url ? LLMB_CALL_UPLOAD_DATA : LLMB_CALL_UPLOAD))
-		elog(ERROR, "provider \"%s\" does not take request files there", ground.server->api);
+		refuse_address(flight);
 	if (ready && !with_upload)
 		create(flight);
 }

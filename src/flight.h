@@ -104,6 +104,8 @@ extern bool llmb_flight_open_intake(LlmbFlight *flight);
 extern void llmb_flight_finalize(LlmbFlight *flight);
 /* What a provider is told of the batch. */
 extern void llmb_flight_ref(const LlmbFlight *flight, const LlmbGround *ground, LlmbBatchRef *ref);
+/* In a turn: refused as a whole; the items are decided by the coming steps. */
+extern void llmb_flight_refused(LlmbFlight *flight, LlmbCode code, const char *why);
 /* In a turn: the batch is there, and this is its id. */
 extern void llmb_flight_adopt(LlmbFlight *flight, const char *id, const char *how);
 /* The next step comes after so many milliseconds. */

@@ -153,8 +153,8 @@ judge_error(int status, const LlmbOpenaiError *words)
 }
 
 /*
- * The error of a request, which stands in node.  fault and code, unless
- * NULL, get whose fault it is.
+ * The error of a request, which stands in node.  reply, unless NULL, gets
+ * whose fault it is.
  */
 static void
 read_error_of(int status, const LlmbJson *node, LlmbOutcome *outcome, LlmbReply *reply)
@@ -465,12 +465,16 @@ read_body(LlmbJson *body, LlmbOutcome *outcome, LlmbReply *reply)
 			read_chat_usage(llmb_json_get(body, "usage"), outcome);
 		read_error_of(200, body, outcome, reply);
 	}
-	else if (strcmp(object, "response") == 0 || is_array(llmb_json_get(body, "output")))
-		read_response(body, outcome);
-	else if (strcmp(object, "list") == 0 || is_array(llmb_json_get(body, "data")))
-		read_embedding(body, outcome);
 	else
-		read_completion(body, outcome, reply);
+	{
+		if (strcmp(object, "response") == 0 || is_array(llmb_json_get(body, "output")))
+			read_response(body, outcome);
+		else if (strcmp(object, "list") == 0 || is_array(llmb_json_get(body, "data")))
+			read_embedding(body, outcome);
+		else
+			read_completion(body, outcome, reply);
+		outcome->perhaps_run = outcome->code != LLMB_OK && outcome->input_tokens < 0;
+	}
 }
 
 /*
@@ -593,6 +597,7 @@ llmb_openai_read_answer(LlmbHttpReply *http, LlmbOutcome *outcome, LlmbReply *re
 	{
 		/* not a reply of such a server at all: somebody stands between */
 		llmb_outcome_fail(outcome, LLMB_PROVIDER_ERROR, true, "The reply is not a JSON object.");
+		outcome->perhaps_run = true;
 		reply->fault = LLMB_FAULT_RETRY;
 	}
 	else

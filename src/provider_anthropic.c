@@ -850,6 +850,12 @@ read_state(const LlmbJson *node, const char *status)
 	return llmb_json_string(node, "cancel_initiated_at") ? LLMB_REMOTE_CANCELLED : LLMB_REMOTE_ENDED;
 }
 
+static bool
+has_ended(const LlmbRemoteBatch *batch)
+{
+	return batch->state == LLMB_REMOTE_ENDED || batch->state == LLMB_REMOTE_CANCELLED;
+}
+
 /* The sum of two counts; -1 when either is unknown, or the sum cannot be. */
 static int64
 add_counts(int64 a, int64 b)
@@ -857,6 +863,15 @@ add_counts(int64 a, int64 b)
 	if (a < 0 || b < 0 || a > PG_INT64_MAX / 2 || b > PG_INT64_MAX / 2)
 		return -1;
 	return a + b;
+}
+
+/* A count of requests; -1 when it is absent, or more than any batch holds. */
+static int64
+read_count(const LlmbJson *counts, const char *name)
+{
+	int64		count = llmb_token_count(counts, name);
+
+	return count <= PG_INT32_MAX ? count : -1;
 }
 
 /*
@@ -868,14 +883,13 @@ read_counts(const LlmbJson *node, LlmbRemoteBatch *batch)
 {
 	static const char *const names[] = {"processing", "succeeded", "errored", "canceled", "expired"};
 	LlmbJson   *counts = llmb_json_get(node, "request_counts");
-	bool		ended = batch->state == LLMB_REMOTE_ENDED || batch->state == LLMB_REMOTE_CANCELLED;
 	int			i;
 
 	batch->total = 0;
 	for (i = 0; i < (int) lengthof(names); i++)
-		batch->total = add_counts(batch->total, llmb_json_int(counts, names[i], -1));
-	batch->done = ended ? llmb_token_count(counts, "succeeded") : -1;
-	batch->failed = ended ? llmb_token_count(counts, "errored") : -1;
+		batch->total = add_counts(batch->total, read_count(counts, names[i]));
+	batch->done = has_ended(batch) ? read_count(counts, "succeeded") : -1;
+	batch->failed = has_ended(batch) ? read_count(counts, "errored") : -1;
 }
 
 /* False when this is not a batch, or one that cannot be worked with. */
@@ -892,7 +906,7 @@ read_batch(const LlmbJson *node, LlmbRemoteBatch *batch)
 	batch->state = read_state(node, status);
 	read_counts(node, batch);
 	/* that there are results; where, make_call() knows */
-	if (llmb_json_string(node, "results_url") != NULL && batch->done >= 0)
+	if (llmb_json_string(node, "results_url") != NULL && has_ended(batch))
 		batch->output = pstrdup(id);
 	batch->id = pstrdup(id);
 	return true;
@@ -1091,6 +1105,13 @@ read_message(LlmbJson *message, LlmbOutcome *outcome)
 		llmb_outcome_fail(outcome, LLMB_PROVIDER_ERROR, true, "The reply holds no answer.");
 }
 
+/* What has run is charged, also where the reply does not say so. */
+static void
+note_charge(LlmbOutcome *outcome)
+{
+	outcome->perhaps_run = outcome->code != LLMB_OK && outcome->input_tokens < 0;
+}
+
 /* {"type":"succeeded","message":{...}}, or why there is no message. */
 static void
 read_result(const LlmbJson *result, LlmbOutcome *outcome)
@@ -1099,9 +1120,7 @@ read_result(const LlmbJson *result, LlmbOutcome *outcome)
 	LlmbJson   *message = llmb_json_get(result, "message");
 	ErrorWords	words;
 
-	if (strcmp(type, "succeeded") == 0 && message != NULL)
-		read_message(message, outcome);
-	else if (strcmp(type, "errored") == 0)
+	if (strcmp(type, "errored") == 0)
 	{
 		/* the whole envelope of an error stands there, not only the error */
 		read_error(llmb_json_get(result, "error"), &words);
@@ -1113,7 +1132,13 @@ read_result(const LlmbJson *result, LlmbOutcome *outcome)
 	else if (strcmp(type, "expired") == 0)
 		llmb_outcome_fail(outcome, LLMB_EXPIRED, true, "The batch expired before this request was reached.");
 	else
-		llmb_outcome_fail(outcome, LLMB_PROVIDER_ERROR, true, "The result line holds no result.");
+	{
+		if (strcmp(type, "succeeded") == 0 && message != NULL)
+			read_message(message, outcome);
+		else
+			llmb_outcome_fail(outcome, LLMB_PROVIDER_ERROR, true, "The result line holds no result.");
+		note_charge(outcome);
+	}
 }
 
 static bool
@@ -1199,14 +1224,19 @@ anthropic_read_answer(LlmbHttpReply *http, LlmbOutcome *outcome, LlmbReply *repl
 	{
 		read_message(body, outcome);
 		outcome->altered = altered && outcome->answer != NULL;
+		note_charge(outcome);
 	}
 	else
 	{
 		reply->fault = LLMB_FAULT_RETRY;
 		llmb_outcome_fail(outcome, LLMB_PROVIDER_ERROR, true, "The reply is not a message.");
+		note_charge(outcome);
 	}
 	llmb_json_free(body);
 }
+
+/* The limits are those of a minute; a reset that is further away is no news. */
+#define MAX_RESET_MS INT64CONST(3600000)
 
 /* Milliseconds until the time in a header; -1 when there is none. */
 static int64
@@ -1217,7 +1247,7 @@ reset_ms(const LlmbHttpReply *http, const char *name, int64 now_ms)
 
 	if (text != NULL)
 		pfree(text);
-	return at > 0 ? Max(at - now_ms, 0) : -1;
+	return at > 0 ? Min(Max(at - now_ms, 0), MAX_RESET_MS) : -1;
 }
 
 /* The "tokens" headers speak of whichever limit of tokens is the nearest. */

@@ -130,6 +130,14 @@ thinks_by_budget(const LlmbModel *model)
 	return strncmp(name, "gemini-2.", 9) == 0;
 }
 
+/* 2.5 Pro has a least budget of 128 tokens; a level is never "none". */
+static bool
+always_thinks(const LlmbModel *model)
+{
+	return !thinks_by_budget(model) ||
+		(model->efforts == NULL && strstr(model->name, "gemini-2.5-pro") != NULL);
+}
+
 static char *
 gemini_check_params(const LlmbModel *model, const LlmbDialect *dialect, const LlmbJson *params)
 {
@@ -146,8 +154,8 @@ gemini_check_params(const LlmbModel *model, const LlmbDialect *dialect, const Ll
 							   other_names, lengthof(other_names), params);
 	if (reason == NULL)
 		reason = llmb_check_model_params(model, params, "temperature top_p top_k");
-	if (reason == NULL && effort != NULL && strcmp(effort, "none") == 0 && !thinks_by_budget(model))
-		reason = psprintf("model \"%s\" cannot be told not to think; the least reasoning_effort is \"minimal\"",
+	if (reason == NULL && effort != NULL && strcmp(effort, "none") == 0 && always_thinks(model))
+		reason = psprintf("model \"%s\" cannot be told not to think: reasoning_effort \"none\" is not for it",
 						  model->name);
 	return reason;
 }
@@ -1492,6 +1500,13 @@ read_response(LlmbJson *response, LlmbOutcome *outcome)
 		llmb_outcome_fail(outcome, LLMB_PROVIDER_ERROR, true, "The reply holds no answer.");
 }
 
+/* The provider's words, or else its code. */
+static const char *
+in_words(const ErrorWords *words)
+{
+	return words->message[0] != '\0' ? words->message : rpc_names[words->rpc];
+}
+
 /* What a failed request is to its item. */
 static void
 fail_by_words(const ErrorWords *words, LlmbOutcome *outcome)
@@ -1529,7 +1544,7 @@ fail_by_words(const ErrorWords *words, LlmbOutcome *outcome)
 		default:
 			retryable = true;
 	}
-	llmb_outcome_fail(outcome, code, retryable, words->message[0] ? words->message : rpc_names[words->rpc]);
+	llmb_outcome_fail(outcome, code, retryable, in_words(words));
 }
 
 static bool
@@ -1578,13 +1593,13 @@ read_answer_failure(int status, const LlmbJson *body, LlmbOutcome *outcome, Llmb
 
 	read_failure(LLMB_CALL_ANSWER, status, body, reply, &words);
 	if (reply->fault == LLMB_FAULT_KEY)
-		llmb_outcome_fail(outcome, LLMB_AUTH, false, words.message);
+		llmb_outcome_fail(outcome, LLMB_AUTH, false, in_words(&words));
 	else if (reply->fault == LLMB_FAULT_QUOTA)
-		llmb_outcome_fail(outcome, LLMB_RATE_LIMITED, true, words.message);
+		llmb_outcome_fail(outcome, LLMB_RATE_LIMITED, true, in_words(&words));
 	else if (reply->fault == LLMB_FAULT_TOO_LARGE)
-		llmb_outcome_fail(outcome, LLMB_TOO_LARGE, false, words.message);
+		llmb_outcome_fail(outcome, LLMB_TOO_LARGE, false, in_words(&words));
 	else if (words.rpc == RPC_CANCELLED)
-		llmb_outcome_fail(outcome, LLMB_PROVIDER_ERROR, true, words.message);
+		llmb_outcome_fail(outcome, LLMB_PROVIDER_ERROR, true, in_words(&words));
 	else
 		fail_by_words(&words, outcome);
 }

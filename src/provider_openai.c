@@ -446,8 +446,9 @@ read_listing(const LlmbJson *body, LlmbReply *reply)
 		reply->listed_count++;
 	}
 
+	/* a server that says nothing of pages and sends more than asked for has none */
 	if (llmb_json_is_null(more))
-		has_more = (reply->listed_count >= LIST_LIMIT);
+		has_more = (reply->listed_count == LIST_LIMIT);
 	else
 		has_more = (more->type != LLMB_JSON_BOOL || more->boolean);
 	if (!has_more)

@@ -250,6 +250,8 @@ end_slot(Slot *slot, const LlmbEnding *ending)
 			return LLMB_PACE_ANSWERED;
 		default:
 			keep_outcome(slot, &ending->outcome);
+			/* a success that cannot be read: it ran */
+			slot->outcome.perhaps_run = ending->status >= 200 && ending->status < 300;
 			return LLMB_PACE_ANSWERED;
 	}
 }

@@ -22,6 +22,9 @@
 
 /* How far clocks may be apart when listings are read back to an intent. */
 #define CLOCK_SKEW_S	300
+/* A request file that is gone is uploaded again so often. */
+#define MAX_UPLOADS		3
+
 /* ---- replies ---- */
 
 /* What happened, in words that quote neither key nor prompt. */
@@ -47,8 +50,8 @@ try_later(LlmbFlight *flight, const LlmbEnding *ending, const LlmbServer *server
 }
 
 /* In a turn: refused as a whole; the items are decided by the coming steps. */
-static void
-fail_batch(LlmbFlight *flight, LlmbCode code, const char *why)
+void
+llmb_flight_refused(LlmbFlight *flight, LlmbCode code, const char *why)
 {
 	flight->row->remote_end = llmb_flight_keep(flight, "failed");
 	flight->row->error_code = llmb_flight_keep(flight, llmb_code_name(code));
@@ -56,6 +59,41 @@ fail_batch(LlmbFlight *flight, LlmbCode code, const char *why)
 	flight->row->ended_at = GetCurrentTimestamp();
 	llmb_flight_become(flight, LLMB_ENDED);
 	llmb_flight_say(flight, "refused", "the batch failed as a whole: %s", why);
+}
+
+/*
+ * In a turn: more tokens than the provider's queue takes.  What it takes is
+ * learned, and the items are cut into batches anew by that.
+ */
+static void
+dissolve(LlmbFlight *flight, const LlmbGround *ground, const char *code)
+{
+	LlmbBatchRow *row = flight->row;
+	LlmbDelta	delta = {.in_flight = -row->item_count, .queued = row->item_count};
+	int64		others = llmb_lifecycle_tokens(row->server, row->owner, row->model) - row->forecast_tokens;
+	int64		wait_ms = ground->server->poll_max_ms;
+
+	llmb_learn_enqueued_limit(ground->server, ground->model, others > 0 ? others : Max(row->forecast_tokens / 2, 1));
+	row->remote_end = llmb_flight_keep(flight, "failed");
+	row->error_code = llmb_flight_keep(flight, llmb_code_name(LLMB_RATE_LIMITED));
+	row->reason = llmb_flight_keep(flight, code);
+	row->ended_at = GetCurrentTimestamp();
+	llmb_flight_become(flight, LLMB_FAILED);
+	llmb_store_requeue(row, wait_ms);
+	llmb_store_count(row->job, &delta);
+	llmb_flight_say(flight, "queue_full", "the provider's queue is full (%s): its items are planned anew, by %lld tokens at a time, in %.0f s",
+					code, (long long) llmb_enqueued_limit(ground->server, ground->model), wait_ms / 1000.0);
+}
+
+/* In a turn: it waited longer than the provider keeps request files. */
+static void
+file_is_gone(LlmbFlight *flight, const LlmbEnding *ending, const LlmbGround *ground)
+{
+	flight->row->remote_input = NULL;
+	llmb_flight_become(flight, LLMB_PLANNED);
+	llmb_flight_say(flight, "file_gone", "the provider does not have the request file any more (%s): it is uploaded anew",
+					in_words(ending));
+	llmb_flight_wait(flight, llmb_flight_back_off(flight, ground->server, -1));
 }
 
 /* In a turn: faults that upload and create share.  Nothing was created. */
@@ -72,11 +110,23 @@ refused(LlmbFlight *flight, const LlmbEnding *ending, const LlmbGround *ground, 
 							   ending->reply.fault == LLMB_FAULT_KEY ? "auth" : "quota", what, in_words(ending)));
 			break;
 		case LLMB_FAULT_TOO_LARGE:
-			fail_batch(flight, LLMB_TOO_LARGE, in_words(ending));
+			llmb_flight_refused(flight, LLMB_TOO_LARGE, in_words(ending));
+			break;
+		case LLMB_FAULT_QUEUE_FULL:
+			if (flight->cancel)
+				llmb_flight_refused(flight, flight->cancel_code, in_words(ending));
+			else
+				dissolve(flight, ground, in_words(ending));
 			break;
 		case LLMB_FAULT_GONE:
+			if (flight->row->remote_input && flight->gone++ < MAX_UPLOADS)
+			{
+				file_is_gone(flight, ending, ground);
+				break;
+			}
+			/* FALLTHROUGH */
 		case LLMB_FAULT_REQUEST:
-			fail_batch(flight, LLMB_INVALID_REQUEST, in_words(ending));
+			llmb_flight_refused(flight, LLMB_INVALID_REQUEST, in_words(ending));
 			break;
 		default:
 			try_later(flight, ending, ground->server, what);
@@ -125,7 +175,7 @@ gone(LlmbFlight *flight, const LlmbEnding *ending, const LlmbServer *server, con
 	flight->judged = true;
 	if (flight->row->state != LLMB_FETCHING)
 	{
-		fail_batch(flight, LLMB_PROVIDER_ERROR, why);
+		llmb_flight_refused(flight, LLMB_PROVIDER_ERROR, why);
 		return;
 	}
 	flight->row->remote_end = llmb_flight_keep(flight, "failed");
@@ -312,30 +362,6 @@ note_bad_lines(LlmbFlight *flight, const LlmbRemoteBatch *remote)
 	memcpy(flight->bad_lines, remote->bad_lines, sizeof(flight->bad_lines));
 }
 
-/*
- * In a turn: more tokens than the provider's queue takes.  What it takes is
- * learned, and the items are cut into batches anew by that.
- */
-static void
-dissolve(LlmbFlight *flight, const LlmbGround *ground, const char *code)
-{
-	LlmbBatchRow *row = flight->row;
-	LlmbDelta	delta = {.in_flight = -row->item_count, .queued = row->item_count};
-	int64		others = llmb_lifecycle_tokens(row->server, row->owner, row->model) - row->forecast_tokens;
-	int64		wait_ms = ground->server->poll_max_ms;
-
-	llmb_learn_enqueued_limit(ground->server, ground->model, others > 0 ? others : Max(row->forecast_tokens / 2, 1));
-	row->remote_end = llmb_flight_keep(flight, "failed");
-	row->error_code = llmb_flight_keep(flight, llmb_code_name(LLMB_RATE_LIMITED));
-	row->reason = llmb_flight_keep(flight, code);
-	row->ended_at = GetCurrentTimestamp();
-	llmb_flight_become(flight, LLMB_FAILED);
-	llmb_store_requeue(row, wait_ms);
-	llmb_store_count(row->job, &delta);
-	llmb_flight_say(flight, "queue_full", "the provider's queue is full (%s): its items are planned anew, by %lld tokens at a time, in %.0f s",
-					code, (long long) llmb_enqueued_limit(ground->server, ground->model), wait_ms / 1000.0);
-}
-
 /* In a turn: the provider ran nothing of it. */
 static void
 has_failed(LlmbFlight *flight, const LlmbEnding *ending, const LlmbGround *ground)
@@ -353,7 +379,7 @@ has_failed(LlmbFlight *flight, const LlmbEnding *ending, const LlmbGround *groun
 	else if (remote->fault == LLMB_FAULT_QUEUE_FULL && !flight->cancel)
 		dissolve(flight, ground, code);
 	else
-		fail_batch(flight, flight->cancel ? flight->cancel_code :
+		llmb_flight_refused(flight, flight->cancel ? flight->cancel_code :
 				   remote->fault == LLMB_FAULT_TOO_LARGE ? LLMB_TOO_LARGE : LLMB_INVALID_REQUEST, code);
 }
 

@@ -124,6 +124,7 @@ fill_result(LlmbIntake *intake, LlmbResult *result, const LlmbOutcome *outcome)
 	result->long_write_tokens = outcome->long_write_tokens;
 	result->output_tokens = outcome->output_tokens;
 	result->reasoning_tokens = outcome->reasoning_tokens;
+	result->perhaps_run = outcome->perhaps_run;
 	result->free = intake->free;
 	if (outcome->code == LLMB_OK)
 		result->state = "succeeded";
@@ -345,7 +346,8 @@ bill_slice(Slice *slice, LlmbDelta *delta)
 		LlmbUsage	usage = {result->input_tokens, result->cached_tokens, result->cache_write_tokens,
 		result->long_write_tokens, result->output_tokens, result->reasoning_tokens};
 
-		result->cost = llmb_bill_add(&bill, &usage, result->free || !may_have_cost(result->code));
+		result->cost = llmb_bill_add(&bill, &usage, result->free ||
+									 (!result->perhaps_run && !may_have_cost(result->code)));
 		add_usage(intake, result);
 	}
 	llmb_bill_end(&bill, &spending);

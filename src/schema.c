@@ -17,6 +17,8 @@
  */
 #include "llm_batch.h"
 
+#include <ctype.h>
+
 #include "access/htup_details.h"
 #include "access/transam.h"
 #include "catalog/namespace.h"
@@ -26,6 +28,7 @@
 #include "commands/comment.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
+#include "pgtime.h"
 #include "utils/builtins.h"
 #include "utils/catcache.h"
 #include "utils/date.h"
@@ -252,9 +255,25 @@ describe_column(Oid relid, const char *name, LlmbColumn *column)
 /* ---- moments ---- */
 
 /*
- * What PostgreSQL reads as a date or time, but for what would mean another
- * moment when it is read again, and for 04/05/2026, which a reader takes for
- * either: a date has its year first, or its month by name.
+ * Before 16 the readers raise for a time zone that does not exist, where one
+ * with punctuation may stand; everything else they return.
+ */
+static bool
+knows_zones(LlmbKind kind, char **field, const int *ftype, int count)
+{
+	/* the first field of a date and time may be "january-31-2026" */
+	for (int i = kind == LLMB_KIND_TIME ? 0 : 1; i < count; i++)
+	{
+		if (ftype[i] == DTK_DATE && !isdigit((unsigned char) field[i][0]) && pg_tzset(field[i]) == NULL)
+			return false;
+	}
+	return true;
+}
+
+/*
+ * Nothing that would mean another moment when it is read again, nor
+ * 04/05/2026, which a reader takes for either: a date has its year first, or
+ * its month by name.
  */
 static bool
 is_unmistakable(char **field, const int *ftype, int count)
@@ -310,7 +329,7 @@ valid_moment(LlmbKind kind, const char *text)
 	int			zone = 0;
 
 	if (ParseDateTime(text, buffer, sizeof(buffer), field, ftype, MAXDATEFIELDS, &count) != 0 ||
-		!is_unmistakable(field, ftype, count))
+		!is_unmistakable(field, ftype, count) || !knows_zones(kind, field, ftype, count))
 		return false;
 	if (kind == LLMB_KIND_TIME)
 		return llmb_decode_time_only(field, ftype, count, &dtype, &tm, &fsec, &zone) == 0;

@@ -267,6 +267,7 @@ typedef struct LlmbResult
 	int64		output_tokens;
 	int64		reasoning_tokens;
 	Numeric		cost;			/* USD; NULL unknown */
+	bool		perhaps_run;	/* without usage: it may have cost something */
 	bool		free;			/* known to have cost nothing */
 	char	   *key;			/* of its source row; NULL none */
 	int64		prompt_hash;

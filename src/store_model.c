@@ -112,6 +112,33 @@ llmb_store_prices(const LlmbServer *server, const char *model, TimestampTz when,
 	llmb_sql_done(rows);
 }
 
+/*
+ * Where the table has rows for the server's host, they are its models; all
+ * others are had at the provider's own address.  What the user has added for
+ * any host may be anywhere.
+ */
+char **
+llmb_store_priced_models(const LlmbServer *server, bool embedding, int *count)
+{
+	LlmbRows   *rows = llmb_sql("SELECT DISTINCT m.name FROM llm_batch.model m "
+								"WHERE m.api = $1 AND m.input IS NOT NULL AND position('%' IN m.name) = 0 "
+								"AND m.valid_from <= ($5 AT TIME ZONE 'UTC')::date "
+								"AND (m.class IS NOT DISTINCT FROM 'embedding') = $4 "
+								"AND CASE WHEN m.host IS NOT NULL THEN $2 LIKE m.host "
+								" ELSE NOT m.shipped OR $3 END "
+								"ORDER BY m.name",
+								"ttbbz", server->api, llmb_url_host(server->base_url),
+								server->base_url_is_default, embedding, GetCurrentTimestamp());
+	char	  **names;
+
+	*count = llmb_row_count(rows);
+	names = palloc(sizeof(char *) * Max(*count, 1));
+	for (int i = 0; i < *count; i++)
+		names[i] = llmb_row_text(rows, i, 1);
+	llmb_sql_done(rows);
+	return names;
+}
+
 /* ---- llm_batch.calibration ---- */
 
 void

@@ -42,6 +42,12 @@ typedef struct LlmbPriceRow
 
 extern void llmb_store_prices(const LlmbServer *server, const char *model, TimestampTz when, LlmbPriceRow *row);
 
+/*
+ * The names of models that the server is likely to have and whose price is
+ * known: embedding models, or the others.  Sets *count.
+ */
+extern char **llmb_store_priced_models(const LlmbServer *server, bool embedding, int *count);
+
 /* Sums of what came back; all 0 when nothing has. */
 typedef struct LlmbCalibration
 {

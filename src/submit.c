@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * submit.c
- *		submit, submit_query, submit_prompts and preview.
+ *		submit, submit_query, submit_prompts, preview and estimate.
  *
  * One way leads from arguments to items: ask (the arguments, checked) ->
  * a query of the caller's, run as the caller -> prompts, rendered and
@@ -31,6 +31,7 @@
 
 #include "bulk.h"
 #include "compat.h"
+#include "estimate.h"
 #include "model.h"
 #include "options.h"
 #include "request.h"
@@ -44,8 +45,18 @@ PG_FUNCTION_INFO_V1(llmb_submit);
 PG_FUNCTION_INFO_V1(llmb_submit_query);
 PG_FUNCTION_INFO_V1(llmb_submit_prompts);
 PG_FUNCTION_INFO_V1(llmb_preview);
+PG_FUNCTION_INFO_V1(llmb_estimate);
 
 #define FETCH_ROWS 500
+
+/*
+ * How many bytes more a token may have than expected before a prompt is
+ * refused for its length.  Ordinary text stays well within (English 4 to 5
+ * bytes a token, Russian 5 to 6, code 3 to 4); what is between the
+ * expectation and this goes out, for the provider to decide, because a wrong
+ * refusal here stops a whole job and one by the provider is free.
+ */
+#define CONTEXT_MARGIN	2.0
 
 /* Arguments that all entry points share, from position "tail" on. */
 enum
@@ -75,6 +86,8 @@ typedef struct Ask
 	char	   *filter;
 	int64		limit;			/* -1: none */
 	size_t		max_prompt;		/* bytes */
+	LlmbRoom	room;			/* of the model */
+	bool		any_length;		/* the model's context does not matter */
 	size_t		overhead;		/* bytes of a request line with an empty prompt */
 
 	/* the sink */
@@ -84,6 +97,7 @@ typedef struct Ask
 	LlmbBulk   *items;
 	LlmbBulk   *prompts;
 	ReturnSetInfo *preview;
+	LlmbEstimate estimate;
 } Ask;
 
 /* ---- arguments ---- */
@@ -261,7 +275,7 @@ max_cost_arg(FunctionCallInfo fcinfo, int n, const Ask *ask)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("max_cost must be a number of USD, 0 or more"),
 				 errhint("For instance: max_cost => 2.50.")));
-	if (llmb_forecast_cost(ask->server, ask->job.model, &forecast, true) == NULL)
+	if (llmb_forecast_cost(ask->server, ask->job.model, &forecast, ask->server->batch) == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("max_cost cannot be kept: the price of model \"%s\" is not known", ask->job.model),
@@ -315,6 +329,7 @@ read_arguments(FunctionCallInfo fcinfo, const char *function, int model, int tai
 	job->max_cost = max_cost_arg(fcinfo, tail + ARG_MAX_COST, ask);
 	check_params(ask, job->def.params);
 	ask->max_prompt = (size_t) llmb_max_prompt_kb * 1024;
+	llmb_model_room(ask->server, job->model, &ask->room);
 	return ask;
 }
 
@@ -343,6 +358,26 @@ request_overhead(Ask *ask)
 	return ask->overhead;
 }
 
+/* A prompt that cannot fit the model's context is refused before it is paid. */
+static void
+check_context(const Ask *ask, const Line *line)
+{
+	const LlmbRoom *room = &ask->room;
+	size_t		bytes = line->len + text_len(line->messages) +
+		text_len(line->system ? line->system : line->messages ? NULL : ask->job.def.system);
+	double		most = room->bytes_per_token * CONTEXT_MARGIN;
+
+	if (room->max_input == 0 || ask->any_length || bytes / most <= room->max_input)
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+			 errmsg("the prompt for key %s cannot fit the context of model \"%s\"", line->key, ask->job.model),
+			 errdetail("It has %zu bytes: about %.0f tokens, and hardly less than %.0f. The model takes " INT64_FORMAT ".",
+					   bytes, bytes / room->bytes_per_token, bytes / most, room->max_input),
+			 errhint("Shorten the text (left(body, %.0f)), leave the row out with filter, or choose a model with a larger context.",
+					 room->max_input * room->bytes_per_token)));
+}
+
 static void
 check_prompt(Ask *ask, const Line *line)
 {
@@ -368,6 +403,7 @@ check_prompt(Ask *ask, const Line *line)
 				 errhint("Shorten the text (left(body, 100000)), leave the row out with filter, or raise the limit.")));
 	check_encoding(line->prompt, "prompt", line->key);
 	check_encoding(line->system, "system prompt", line->key);
+	check_context(ask, line);
 }
 
 static void
@@ -790,5 +826,43 @@ llmb_preview(PG_FUNCTION_ARGS)
 	ask->sink = preview_line;
 	ask->limit = ask->limit < 0 ? n : Min(ask->limit, n);
 	read_source(ask);
+	return (Datum) 0;
+}
+
+/* The sink of estimate: only the length counts. */
+static void
+measure_line(Ask *ask, const Line *line)
+{
+	LlmbPrompt	prompt = {.ordinal = ask->count, .prompt = line->prompt};
+	StringInfoData request;
+
+	initStringInfo(&request);
+	llmb_put_request(&request, ask->server, ask->model, &ask->job.def, &prompt,
+					 "0123456789abcdef-1", false);
+	ask->estimate.bytes += request.len;
+	ask->estimate.longest = Max(ask->estimate.longest, request.len);
+}
+
+/*
+ * llm_batch.estimate(... as submit ...) returns a row for each model that
+ * could do it
+ */
+Datum
+llmb_estimate(PG_FUNCTION_ARGS)
+{
+	Ask		   *ask = ask_for_source(fcinfo, NULL);
+	const char *reason;
+
+	InitMaterializedSRF(fcinfo, 0);
+	ask->sink = measure_line;
+	ask->any_length = true;
+	read_source(ask);
+	ask->estimate.server = ask->server;
+	ask->estimate.model = ask->job.model;
+	ask->estimate.mode = ask->job.mode;
+	ask->estimate.params = llmb_json_of_text(ask->job.def.params, &reason);
+	ask->estimate.with_schema = ask->job.def.schema != NULL;
+	ask->estimate.items = ask->count;
+	llmb_put_estimates(&ask->estimate, (ReturnSetInfo *) fcinfo->resultinfo);
 	return (Datum) 0;
 }

@@ -482,6 +482,17 @@ test_real_time(void)
 	judged(200, RESPONSE("\"status\":\"failed\",\"error\":{\"code\":\"invalid_prompt\",\"message\":\"m\"}"), NULL,
 		   LLMB_FAULT_REQUEST, LLMB_REFUSED, false, "a failed response, its content");
 
+	(void) answer_to(200, "{\"id\": \"garb", NULL, &outcome);
+	ok(outcome.perhaps_run, "real time: what cannot be read may have run");
+	(void) answer_to(200, "{\"choices\":[]}", NULL, &outcome);
+	ok(outcome.perhaps_run, "real time: so may what holds no answer");
+	(void) answer_to(200, "{\"choices\":[],\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":0}}", NULL, &outcome);
+	ok(!outcome.perhaps_run, "real time: unless it says what it took");
+	(void) answer_to(500, "", NULL, &outcome);
+	ok(!outcome.perhaps_run, "real time: an error has not");
+	outcome = line_of("{\"choices\":null}");
+	ok(outcome.perhaps_run, "line: without an answer, it may have run");
+
 	reply = answer_to(401, ERROR("\"invalid_api_key\"", "null"), "x-request-id: req_8\n", &outcome);
 	is_text(reply.code, "invalid_api_key", "real time: an error's code");
 	is_text(outcome.request_id, "req_8", "real time: an error's request id");

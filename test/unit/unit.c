@@ -180,12 +180,15 @@ main(int argc, char **argv)
 	else
 	{
 		test_json();
+		test_answer();
 		test_batch();
 		test_provider();
 	test_pace();
 		test_openai();
 		test_openai_endpoints();
 		test_recorded();
+		test_gemini();
+		test_anthropic();
 		test_mock();
 		test_mutations(100000);
 	}
