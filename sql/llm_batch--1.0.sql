@@ -500,28 +500,29 @@ FROM (VALUES
 
 -- Anthropic: batches at half of everything.  The newer tokenisers (4.7 and
 -- later) make about 30 % more tokens of the same text.
-INSERT INTO llm_batch.model (api, shipped, batch, batch_input, batch_cached, batch_cache_write, batch_output,
-	name, valid_from, class, sampling, json_schema, context_window, max_output,
+INSERT INTO llm_batch.model (api, shipped, batch, json_schema, batch_input, batch_cached, batch_cache_write, batch_output,
+	name, valid_from, class, sampling, efforts, default_effort, context_window, max_output,
 	input, cached, cache_write, cache_write_long, output, bytes_per_token, long_context, long_input, long_output, note)
-SELECT 'anthropic', true, true, 0.5, 0.5, 0.5, 0.5,
-	name, valid_from::date, class, sampling, json_schema, context_window, max_output,
+SELECT 'anthropic', true, true, true, 0.5, 0.5, 0.5, 0.5,
+	name, valid_from::date, class, sampling, pg_catalog.string_to_array(efforts, ' '), default_effort, context_window, max_output,
 	input, cached, write, write_long, output, bytes_per_token, long, long_factor, long_factor, note
 FROM (VALUES
-	('claude-fable-5-1',  '-infinity',  'claude-adaptive', 'default', true, 1000000, 128000,   10, 0.25,  12.5,   20,   50,  3.1,   NULL, NULL, 'genai-prices 2026-09-23'),
-	('claude-fable-5',    '-infinity',  'claude-adaptive', 'default', true, 1000000, 128000,   10,    1,  12.5,   20,   50,  3.1,   NULL, NULL, 'litellm 2026-08-01'),
-	('claude-opus-5-5',   '-infinity',  'claude-adaptive', 'default', true, 1000000, 128000,    4,  0.2,     5,    8,   20,  3.1,   NULL, NULL, 'provider page 2026-10-08'),
-	('claude-opus-5',     '-infinity',  'claude-adaptive', 'default', true, 1000000, 128000,    5,  0.5,  6.25,   10,   25,  3.1,   NULL, NULL, 'genai-prices 2026-09-23'),
-	('claude-opus-4-8',   '-infinity',  'claude-adaptive', 'default', true, 1000000, 128000,    5,  0.5,  6.25,   10,   25,  3.1,   NULL, NULL, 'litellm 2026-08-01'),
-	('claude-sonnet-5-5', '-infinity',  'claude-adaptive', 'default', true, 1000000, 128000,    2,  0.2,   2.5,    4,   10,  3.1,   NULL, NULL, 'provider page 2026-10-24'),
-	('claude-sonnet-5-5', '2026-10-07', 'claude-adaptive', 'default', true, 1000000, 128000,    2,  0.1,   2.5,    4,   10,  3.1,   NULL, NULL, 'provider page 2026-10-24: cheaper cache reads'),
-	('claude-sonnet-5',   '-infinity',  'claude-adaptive', 'default', true, 1000000, 128000,    2,  0.2,   2.5,    4,   10,  3.1,   NULL, NULL, 'genai-prices 2026-09-23'),
-	('claude-sonnet-4-6', '-infinity',  'claude-enabled',  'any',     true, 1000000,  64000,    3,  0.3,  3.75,    6,   15, NULL,   NULL, NULL, 'genai-prices 2026-09-23; a page says 128000 max_output'),
-	('claude-haiku-5-5',  '-infinity',  'claude-adaptive', 'default', true, 1000000, 128000,  0.1, 0.01, 0.125,  0.2,  0.5,  3.1, 100000,    5, 'provider page 2026-10-24'),
-	('claude-haiku-4-5',  '-infinity',  'claude-enabled',  'any',     true,  200000,  64000,    1,  0.1,  1.25,    2,    5, NULL,   NULL, NULL, 'genai-prices 2026-09-23'),
-	('claude-opus-4-7',   '-infinity',  'claude-adaptive', 'default', NULL,    NULL,   NULL, NULL, NULL,  NULL, NULL, NULL,  3.1,   NULL, NULL, 'price not known'),
-	('claude-opus-4-6',   '-infinity',  'claude-enabled',  'any',     NULL,    NULL,   NULL, NULL, NULL,  NULL, NULL, NULL, NULL,   NULL, NULL, 'price not known'),
-	('claude-sonnet-4-5', '-infinity',  'claude-enabled',  'any',     NULL,    NULL,   NULL, NULL, NULL,  NULL, NULL, NULL, NULL,   NULL, NULL, 'price not known')
-) v (name, valid_from, class, sampling, json_schema, context_window, max_output,
+	('claude-fable-5-1',  '-infinity',  'claude-always',   'default', 'low medium high xhigh max',      'high',   1000000, 128000,   10, 0.25,  12.5,   20,   50,  3.1,   NULL, NULL, 'genai-prices 2026-09-23'),
+	('claude-fable-5',    '-infinity',  'claude-always',   'default', 'low medium high xhigh max',      'high',   1000000, 128000,   10,    1,  12.5,   20,   50,  3.1,   NULL, NULL, 'litellm 2026-08-01'),
+	('claude-opus-5-5',   '-infinity',  'claude-always',   'default', 'low medium high xhigh max',      'medium', 1000000, 128000,    4,  0.2,     5,    8,   20,  3.1,   NULL, NULL, 'provider page 2026-10-08'),
+	('claude-opus-5',     '-infinity',  'claude-adaptive', 'default', 'none low medium high xhigh max', 'high',   1000000, 128000,    5,  0.5,  6.25,   10,   25,  3.1,   NULL, NULL, 'genai-prices 2026-09-23'),
+	('claude-opus-4-8',   '-infinity',  'claude-adaptive', 'default', 'none low medium high xhigh max', 'none',   1000000, 128000,    5,  0.5,  6.25,   10,   25,  3.1,   NULL, NULL, 'litellm 2026-08-01'),
+	('claude-sonnet-5-5', '-infinity',  'claude-between',  'default', 'none low medium high xhigh max', 'high',   1000000, 128000,    2,  0.2,   2.5,    4,   10,  3.1,   NULL, NULL, 'provider page 2026-10-24'),
+	('claude-sonnet-5-5', '2026-10-07', 'claude-between',  'default', 'none low medium high xhigh max', 'high',   1000000, 128000,    2,  0.1,   2.5,    4,   10,  3.1,   NULL, NULL, 'provider page 2026-10-24: cheaper cache reads'),
+	('claude-sonnet-5',   '-infinity',  'claude-adaptive', 'default', 'none low medium high xhigh max', 'high',   1000000, 128000,    2,  0.2,   2.5,    4,   10,  3.1,   NULL, NULL, 'genai-prices 2026-09-23'),
+	('claude-sonnet-4-6', '-infinity',  'claude-enabled',  'any',     'none low medium high',           'none',   1000000,  64000,    3,  0.3,  3.75,    6,   15, NULL,   NULL, NULL, 'genai-prices 2026-09-23; a page says 128000 max_output'),
+	('claude-haiku-5-5',  '-infinity',  'claude-adaptive', 'default', 'none low medium high xhigh max', 'medium', 1000000, 128000,  0.1, 0.01, 0.125,  0.2,  0.5,  3.1, 100000,    5, 'provider page 2026-10-24'),
+	('claude-haiku-4-5',  '-infinity',  'claude-enabled',  'any',     'none low medium high',           'none',    200000,  64000,    1,  0.1,  1.25,    2,    5, NULL,   NULL, NULL, 'genai-prices 2026-09-23'),
+	('claude-opus-4-7',   '-infinity',  'claude-adaptive', 'default', 'none low medium high xhigh max', 'none',      NULL,   NULL, NULL, NULL,  NULL, NULL, NULL,  3.1,   NULL, NULL, 'price not known'),
+	('claude-opus-4-6',   '-infinity',  'claude-enabled',  'any',     'none low medium high',           'none',      NULL,   NULL, NULL, NULL,  NULL, NULL, NULL, NULL,   NULL, NULL, 'price not known'),
+	('claude-opus-4-5',   '-infinity',  'claude-enabled',  'any',     'none low medium high',           'none',      NULL,   NULL, NULL, NULL,  NULL, NULL, NULL, NULL,   NULL, NULL, 'price not known'),
+	('claude-sonnet-4-5', '-infinity',  'claude-enabled',  'any',     'none low medium high',           'none',      NULL,   NULL, NULL, NULL,  NULL, NULL, NULL, NULL,   NULL, NULL, 'price not known')
+) v (name, valid_from, class, sampling, efforts, default_effort, context_window, max_output,
 	input, cached, write, write_long, output, bytes_per_token, long, long_factor, note);
 
 -- Google: batches at half, but for cached input.
@@ -532,22 +533,22 @@ SELECT 'gemini', true, true, 0.5, 1, 0.5,
 	name, valid_from::date, class, sampling, pg_catalog.string_to_array(efforts, ' '), default_effort, json_schema, context_window, max_output,
 	input, cached, output, long, CASE WHEN long > 0 THEN 2 END, CASE WHEN long > 0 THEN 1.5 END, note
 FROM (VALUES
-	('gemini-3.8-flash',       '-infinity',  'gemini-level',  'default', 'low medium high',         'medium', true,  1048576, 65536, 0.75, 0.075, 3.75,   NULL, 'genai-prices 2026-09-23; introductory price'),
-	('gemini-3.8-flash',       '2027-01-01', 'gemini-level',  'default', 'low medium high',         'medium', true,  1048576, 65536,  1.5,  0.15,  7.5,   NULL, 'genai-prices 2026-09-23'),
-	('gemini-3.7-flash',       '-infinity',  'gemini-level',  'default', 'minimal low medium high', 'medium', true,  1048576, 65536, 0.75, 0.075, 3.75,   NULL, 'genai-prices 2026-09-23; introductory price'),
-	('gemini-3.7-flash',       '2027-01-01', 'gemini-level',  'default', 'minimal low medium high', 'medium', true,  1048576, 65536,  1.5,  0.15,  7.5,   NULL, 'genai-prices 2026-09-23'),
-	('gemini-3.6-flash',       '-infinity',  'gemini-level',  'default', 'minimal low medium high', 'medium', true,  1048576, 65536, 0.75, 0.075, 3.75,   NULL, 'genai-prices 2026-09-23; introductory price'),
-	('gemini-3.6-flash',       '2027-01-01', 'gemini-level',  'default', 'minimal low medium high', 'medium', true,  1048576, 65536,  1.5,  0.15,  7.5,   NULL, 'genai-prices 2026-09-23'),
-	('gemini-3.5-flash',       '-infinity',  'gemini-level',  'any',     'minimal low medium high', NULL,     true,  1048576, 65536,  1.5,  0.15,    9,   NULL, 'genai-prices 2026-09-23'),
-	('gemini-3.5-flash-lite',  '-infinity',  'gemini-level',  'any',     'minimal low medium high', NULL,     true,  1048576, 65536,  0.3,  0.03,  2.5,   NULL, 'genai-prices 2026-09-23'),
-	('gemini-3.1-pro-preview', '-infinity',  'gemini-level',  'any',     'minimal low medium high', NULL,     true,  1048576, 65536,    2,   0.2,   12, 200000, 'genai-prices 2026-09-23'),
-	('gemini-3.1-flash-lite',  '-infinity',  'gemini-level',  'any',     'minimal low medium high', NULL,     true,  1048576, 65536, 0.25, 0.025,  1.5,   NULL, 'litellm 2026-08-01'),
-	('gemini-2.5-pro',         '-infinity',  'gemini-budget', 'any',     NULL,                      NULL,     true,  1048576, 65536, 1.25, 0.125,   10, 200000, 'litellm 2026-08-01'),
-	('gemini-2.5-flash',       '-infinity',  'gemini-budget', 'any',     NULL,                      NULL,     true,  1048576, 65536,  0.3,  0.03,  2.5,   NULL, 'genai-prices 2026-09-23'),
-	('gemini-2.5-flash-lite',  '-infinity',  'gemini-budget', 'any',     NULL,                      NULL,     true,  1048576, 65536,  0.1,  0.01,  0.4,   NULL, 'litellm 2026-08-01'),
-	('gemini-embedding-001',   '-infinity',  'embedding',     NULL,      '',                        NULL,     false,    2048,  NULL, 0.15,  NULL,    0,   NULL, 'litellm 2026-08-01'),
-	('gemini-2.5-%',           '-infinity',  'gemini-budget', 'any',     NULL,                      NULL,     NULL,     NULL,  NULL, NULL,  NULL, NULL,   NULL, 'price not known'),
-	('gemini-3%',              '-infinity',  'gemini-level',  NULL,      NULL,                      NULL,     NULL,     NULL,  NULL, NULL,  NULL, NULL,   NULL, 'price not known')
+	('gemini-3.8-flash',       '-infinity',  'gemini-level',  'default', 'low medium high',         'medium',  true,  1048576, 65536, 0.75, 0.075, 3.75,   NULL, 'genai-prices 2026-09-23; introductory price'),
+	('gemini-3.8-flash',       '2027-01-01', 'gemini-level',  'default', 'low medium high',         'medium',  true,  1048576, 65536,  1.5,  0.15,  7.5,   NULL, 'genai-prices 2026-09-23'),
+	('gemini-3.7-flash',       '-infinity',  'gemini-level',  'default', 'minimal low medium high', 'medium',  true,  1048576, 65536, 0.75, 0.075, 3.75,   NULL, 'genai-prices 2026-09-23; introductory price'),
+	('gemini-3.7-flash',       '2027-01-01', 'gemini-level',  'default', 'minimal low medium high', 'medium',  true,  1048576, 65536,  1.5,  0.15,  7.5,   NULL, 'genai-prices 2026-09-23'),
+	('gemini-3.6-flash',       '-infinity',  'gemini-level',  'default', 'minimal low medium high', 'medium',  true,  1048576, 65536, 0.75, 0.075, 3.75,   NULL, 'genai-prices 2026-09-23; introductory price'),
+	('gemini-3.6-flash',       '2027-01-01', 'gemini-level',  'default', 'minimal low medium high', 'medium',  true,  1048576, 65536,  1.5,  0.15,  7.5,   NULL, 'genai-prices 2026-09-23'),
+	('gemini-3.5-flash',       '-infinity',  'gemini-level',  'any',     'minimal low medium high', 'medium',  true,  1048576, 65536,  1.5,  0.15,    9,   NULL, 'genai-prices 2026-09-23'),
+	('gemini-3.5-flash-lite',  '-infinity',  'gemini-level',  'any',     'minimal low medium high', NULL,      true,  1048576, 65536,  0.3,  0.03,  2.5,   NULL, 'genai-prices 2026-09-23'),
+	('gemini-3.1-pro-preview', '-infinity',  'gemini-level',  'any',     'low medium high',         'high',    true,  1048576, 65536,    2,   0.2,   12, 200000, 'genai-prices 2026-09-23'),
+	('gemini-3.1-flash-lite',  '-infinity',  'gemini-level',  'any',     'minimal low medium high', 'minimal', true,  1048576, 65536, 0.25, 0.025,  1.5,   NULL, 'litellm 2026-08-01'),
+	('gemini-2.5-pro',         '-infinity',  'gemini-budget', 'any',     'minimal low medium high', NULL,      true,  1048576, 65536, 1.25, 0.125,   10, 200000, 'litellm 2026-08-01'),
+	('gemini-2.5-flash',       '-infinity',  'gemini-budget', 'any',     NULL,                      NULL,      true,  1048576, 65536,  0.3,  0.03,  2.5,   NULL, 'genai-prices 2026-09-23'),
+	('gemini-2.5-flash-lite',  '-infinity',  'gemini-budget', 'any',     NULL,                      NULL,      true,  1048576, 65536,  0.1,  0.01,  0.4,   NULL, 'litellm 2026-08-01'),
+	('gemini-embedding-001',   '-infinity',  'embedding',     NULL,      '',                        NULL,      false,    2048,  NULL, 0.15,  NULL,    0,   NULL, 'litellm 2026-08-01'),
+	('gemini-2.5-%',           '-infinity',  'gemini-budget', 'any',     NULL,                      NULL,      NULL,     NULL,  NULL, NULL,  NULL, NULL,   NULL, 'price not known'),
+	('gemini-3%',              '-infinity',  'gemini-level',  NULL,      NULL,                      NULL,      NULL,     NULL,  NULL, NULL,  NULL, NULL,   NULL, 'price not known')
 ) v (name, valid_from, class, sampling, efforts, default_effort, json_schema, context_window, max_output,
 	input, cached, output, long, note);
 

@@ -246,6 +246,7 @@ typedef struct LlmbReply
 	int			listed_count;
 	char	   *next_cursor;	/* LIST: NULL when this was the last page */
 	int			models;			/* CHECK: how many models the key can see */
+	int64		queue_tokens;	/* LLMB_FAULT_QUEUE_FULL: how many tokens may be enqueued; 0 not said */
 } LlmbReply;
 
 /* What an HTTP exchange brought, as far as a provider cares. */

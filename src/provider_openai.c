@@ -277,6 +277,29 @@ lacks_batches(LlmbVerb verb, int status, const LlmbOpenaiError *words)
 		(verb == LLMB_CALL_CREATE && words->param[0] == '\0' && words->code[0] == '\0');
 }
 
+/*
+ * "Enqueued token limit reached for gpt-4o-mini in organization org-x.
+ * Limit: 2,000,000 enqueued tokens." (seen): the number, or 0.
+ */
+static int64
+queue_limit(const char *message)
+{
+	static const char before[] = "Limit: ";
+	const char *p = strstr(message, before);
+	int64		tokens = 0;
+
+	if (p == NULL)
+		return 0;
+	for (p += strlen(before); (*p >= '0' && *p <= '9') || *p == ','; p++)
+	{
+		if (tokens > PG_INT64_MAX / 100)
+			return 0;
+		if (*p != ',')
+			tokens = tokens * 10 + (*p - '0');
+	}
+	return strncmp(p, " enqueued tokens", 16) == 0 ? tokens : 0;
+}
+
 static void
 read_failure(LlmbVerb verb, int status, const LlmbJson *body, LlmbReply *reply)
 {
@@ -293,6 +316,8 @@ read_failure(LlmbVerb verb, int status, const LlmbJson *body, LlmbReply *reply)
 	}
 	reply->code = llmb_openai_error_code(&words);
 	reply->message = llmb_copy_or_null(words.message);
+	if (reply->fault == LLMB_FAULT_QUEUE_FULL)
+		reply->queue_tokens = queue_limit(words.message);
 }
 
 static LlmbRemoteState
@@ -420,6 +445,8 @@ read_described_batch(const LlmbJson *body, LlmbReply *reply)
 		first_error(body, &words);
 		reply->code = llmb_safe_code(words.code);
 		reply->message = llmb_copy_or_null(words.message);
+		if (reply->batch.fault == LLMB_FAULT_QUEUE_FULL)
+			reply->queue_tokens = queue_limit(words.message);
 	}
 	return true;
 }

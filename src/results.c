@@ -124,7 +124,8 @@ fill_result(LlmbIntake *intake, LlmbResult *result, const LlmbOutcome *outcome)
 	result->long_write_tokens = outcome->long_write_tokens;
 	result->output_tokens = outcome->output_tokens;
 	result->reasoning_tokens = outcome->reasoning_tokens;
-	result->perhaps_run = outcome->perhaps_run;
+	/* a reply that names its model was made by it */
+	result->perhaps_run = outcome->perhaps_run || outcome->model != NULL || outcome->answer != NULL;
 	result->free = intake->free;
 	if (outcome->code == LLMB_OK)
 		result->state = "succeeded";

@@ -4,6 +4,7 @@ A test can so foretell what has to stand next to each row, and notices when
 an answer lands at the wrong one.
 """
 
+import json
 import re
 import zlib
 
@@ -97,7 +98,15 @@ class _Writer:
             return bool(self.pick(path, 2))
         if kind == "null":
             return None
-        return FORMATS.get(schema.get("format")) or first_sentence(self.prompt)
+        return FORMATS.get(schema.get("format")) or self.text(schema)
+
+    def text(self, schema):
+        """What a schema of strict mode cannot say, llm_batch says in the description."""
+        said = schema.get("description", "")
+        if "written as JSON text inside this string" in said:
+            return json.dumps({"text": first_sentence(self.prompt)}, ensure_ascii=False)
+        limit = re.search(r"At most (\d+) characters", said)
+        return first_sentence(self.prompt)[:int(limit[1])] if limit else first_sentence(self.prompt)
 
     def integer(self, schema, path):
         step = int(schema.get("multipleOf", 1)) or 1

@@ -8,6 +8,12 @@ Nothing here knows a provider: a provider is a module in PROVIDERS with
     reply_headers()     a dict of headers for each reply
     not_found(request)  the provider's answer to an unknown path; None if it is not its path
 
+and, where its paths are another's as well, or its errors of another form,
+
+    claims(request)     whether it is meant; without, every request to its paths is for it
+    fault_body(status)  what a fault of that status answers
+    check_option(name, value)   raises rules.BadRule
+
 and a handler is handler(world, request, *groups of the pattern) -> Response.
 
 Locks: each class below guards its own members and calls nothing while it
@@ -18,6 +24,7 @@ import collections
 import hashlib
 import importlib
 import itertools
+import json
 import os
 import re
 import secrets
@@ -30,7 +37,7 @@ from decimal import Decimal
 import prices
 import rules
 
-PROVIDERS = ("openai",)
+PROVIDERS = ("anthropic", "gemini", "openai")
 
 OPTIONS = {
     "validate_seconds": 0.2,        # life of a batch, on the simulator's clock
@@ -46,6 +53,7 @@ OPTIONS = {
     "realtime_seconds": 0.0,        # real seconds until a real-time answer
     "requests_per_minute": 0,       # real-time limits, per key; 0: none
     "tokens_per_minute": 0,
+    "rate_window_seconds": 60.0,    # over which they are counted: 1 lets a sixtieth through in any second
     "cached_fraction": 0.0,         # share of a prompt of 1,024 tokens or more that counts as
     "written_fraction": 0.0,        # read from, written to the prompt cache
     "reasoning_tokens": 0,          # hidden tokens of each reply of a reasoning model
@@ -137,13 +145,16 @@ class Log:
             self.records.clear()
             self.most = collections.Counter(self.running)
 
-    def record(self, record, line):
-        """`line` makes the text of the record, and is called only when a file is kept."""
+    def record(self, record, line=None):
+        """What a provider found worth keeping of a request."""
         with self.lock:
             self.records.append(record)
-            if self.record_file:
-                self.record_file.write(line(record) + "\n")
-                self.record_file.flush()
+
+    def write(self, request):
+        """One line of the record file; see wire.App.record."""
+        with self.lock:
+            self.record_file.write(json.dumps(request) + "\n")
+            self.record_file.flush()
 
     def snapshot(self, name):
         with self.lock:
@@ -154,7 +165,7 @@ class Account:
     """One line of the bill."""
 
     def __init__(self):
-        self.requests = self.input = self.cached = self.written = self.output = self.reasoning = 0
+        self.requests = self.input = self.cached = self.written = self.output = self.reasoning = self.long_written = 0
         self.usd, self.unpriced = Decimal(0), 0
 
     def add(self, usage, cost):
@@ -164,6 +175,7 @@ class Account:
         self.written += usage.written
         self.output += usage.output
         self.reasoning += usage.reasoning
+        self.long_written += usage.long_written
         if cost is None:
             self.unpriced += 1
         else:
@@ -171,7 +183,8 @@ class Account:
 
     def show(self):
         return dict(requests=self.requests, input_tokens=self.input, cached_tokens=self.cached,
-                    cache_write_tokens=self.written, output_tokens=self.output,
+                    cache_write_tokens=self.written,
+                    long_write_tokens=self.long_written, output_tokens=self.output,
                     reasoning_tokens=self.reasoning, usd=usd(self.usd), unpriced=self.unpriced)
 
 
@@ -262,17 +275,22 @@ class RateLimiter:
         self.lock = threading.Lock()
         self.spent = collections.defaultdict(collections.deque)
 
-    def take(self, key, now, tokens, most_requests, most_tokens):
+    def take(self, key, now, tokens, most_requests, most_tokens, window=60):
         """(seconds to wait or 0, requests left, tokens left); failed requests count as well."""
         with self.lock:
             spent = self.spent[key]
-            while spent and spent[0][0] <= now - 60:
+            while spent and spent[0][0] <= now - window:
                 spent.popleft()
             used = sum(n for _, n in spent)
             over = (most_requests and len(spent) >= most_requests) or (most_tokens and used + tokens > most_tokens)
-            wait = max(0.001, spent[0][0] + 60 - now) if over and spent else 60.0 if over else 0
+            wait = max(0.001, spent[0][0] + window - now) if over and spent else float(window) if over else 0
             spent.append((now, 0 if over else tokens))
             return wait, max(0, most_requests - len(spent)), max(0, most_tokens - used - tokens)
+
+    def reset(self, key, now, window=60):
+        """Seconds until the first of what was spent counts no more."""
+        with self.lock:
+            return max(0.0, self.spent[key][0][0] + window - now) if self.spent[key] else 0.0
 
 
 class World:
@@ -284,6 +302,7 @@ class World:
         for provider in self.providers:
             self.defaults.update(provider.OPTIONS)
         self.start_options = {}
+        self.tls = False                # replies that hold addresses need to know
         self.root = tempfile.mkdtemp(prefix="llm_simulator.", dir=directory)
         self.clock = Clock()
         self.log = Log(record)
@@ -314,7 +333,10 @@ class World:
     def set_option(self, name, value):
         if name not in self.defaults:
             raise rules.BadRule(f"unknown option {name}; known are {sorted(self.defaults)}")
-        self.options[name] = _like(self.defaults[name], name, value)
+        value = _like(self.defaults[name], name, value)
+        for provider in self.providers:
+            getattr(provider, "check_option", lambda name, value: None)(name, value)
+        self.options[name] = value
 
     def new_id(self, prefix, length):
         """Never seen before, not even by a client that met an earlier simulator."""

@@ -11,6 +11,7 @@ world's clock.  What a provider's batches have in particular is in its job:
     run(batch, index)       answer one request -> Line
     unrun(batch, index, why)  the line of a request that was not reached -> Line or None
     deliver(batch, written) make the written results available
+    unrun_all               (if true) a batch that was cancelled before it began has lines, too
 
 Requests are run in the order in which their lines are to appear, as fast as
 run_seconds asks for, so that counts move and a cancel finds some of them done.
@@ -91,7 +92,7 @@ def _text(line):
 
 class Batch:
     PLAN = {"fail": None, "expire": None, "hang": None, "error_file_id": None, "no_output_file": False,
-            "extra_lines": {}, "final_newline": True}
+            "extra_lines": {}, "final_newline": True, "unknown_seconds": 0}
     OPTIONS = ("validate_seconds", "run_seconds", "finalize_seconds", "cancel_seconds", "unlisted_seconds", "shuffle")
 
     def __init__(self, world, id, job, metadata=None):
@@ -112,6 +113,7 @@ class Batch:
         self.asleep_until, self.dropped = None, False
         self.committed = False          # past the point where a cancel can change anything
         self.winding_up = False         # a cancel is being carried out
+        self.expired = False            # known when the run is over
 
     def start(self):
         threading.Thread(target=self._live, daemon=True, name=self.id).start()
@@ -278,6 +280,7 @@ class Batch:
 
     def _finish(self):
         expired = self.done < self.total or self.plan["expire"] is not None or self.plan["hang"] is not None
+        self.expired = expired
         at = self._later(self.times["in_progress"], self.plan["run_seconds"], self.worked)
         at = self.expires if self.plan["hang"] is not None else min(at, self.expires)
         self._enter("finalizing", at)
@@ -291,6 +294,8 @@ class Batch:
 
     def _finish_cancel(self):
         self.winding_up = True
+        if self.order is None and getattr(self.job, "unrun_all", False):
+            self.order = _order(self.total, self.plan["shuffle"], self.seed)
         if self.order is not None:
             self._write_unrun("cancelled")
             written = self.results.close(self.plan)

@@ -13,18 +13,22 @@ import time
 import core
 import life
 import multipart
+import openai_flavours as flavours
 import prices
 import rules
 from openai_chat import Chat, Problem, check_metadata, dated
+from openai_embeddings import Embeddings
+from openai_responses import Responses
 from wire import Refusal, Response, json_response
 
 OPTIONS = {
     "max_file_bytes": 200 << 20,
     "max_batch_requests": 50000,
     "max_enqueued_tokens": 0,           # over all batches of a model; 0: no limit
+    **flavours.OPTIONS,
 }
 
-ENDPOINTS = {endpoint.path: endpoint for endpoint in (Chat,)}
+ENDPOINTS = {endpoint.path: endpoint for endpoint in (Chat, Responses, Embeddings)}
 # What the provider accepts, whether simulated or not.
 KNOWN_ENDPOINTS = ("/v1/responses", "/v1/chat/completions", "/v1/embeddings", "/v1/completions", "/v1/moderations",
                    "/v1/images/generations", "/v1/images/edits", "/v1/videos")
@@ -32,6 +36,9 @@ PURPOSES = ("assistants", "batch", "fine-tune", "vision", "user_data", "evals")
 MONTH = 30 * 86400
 MAX_ERRORS = 100
 FORM_OVERHEAD = 65536                   # what boundaries and fields add to an upload
+
+
+check_option = flavours.check_option
 
 
 # Errors
@@ -50,7 +57,7 @@ def refuse_problem(problem):
 
 
 def not_found(request):
-    if request.path.startswith("/v1/"):
+    if request.path.startswith(("/v1/", "/openai/", "/api/")):
         return json_response(error_body(f"Invalid URL ({request.method} {request.path})"), 404, indent=2)
     return None
 
@@ -58,14 +65,16 @@ def not_found(request):
 # Keys
 
 def authenticate(world, request):
-    kind, _, key = request.headers.get("authorization", "").partition(" ")
-    if kind.lower() != "bearer" or not key.strip():
+    key, flavour = flavours.key_of(world, request), flavours.of(world)
+    if not key and (flavour.key != "optional" or world.options["keys"]):
         refuse("You didn't provide an API key: use an Authorization header of type Bearer.", status=401)
     valid = _names(world.options["keys"]) + _names(world.options["quota_keys"])
     if world.options["keys"] and key not in valid:
         refuse(f"Incorrect API key provided: {key[:3]}***{key[-2:]}.", code="invalid_api_key", status=401)
-    spends = request.method == "POST" and request.path in ("/v1/batches", *ENDPOINTS)
+    spends = request.method == "POST" and request.path.endswith(("/batches", *(path[3:] for path in ENDPOINTS)))
     if spends and key in _names(world.options["quota_keys"]):
+        if world.options["flavour"] == "gateway":
+            refuse("Insufficient credits.", code=402, status=402, kind=None)
         refuse("You exceeded your current quota, please check your plan and billing details.",
                code="insufficient_quota", status=429, kind="insufficient_quota")
 
@@ -101,7 +110,7 @@ def json_body(world, request):
 
 
 def record(world, request, **facts):
-    world.log.record({"seq": request.entry["seq"], "method": request.method, "path": request.path, **facts}, json.dumps)
+    world.log.record({"seq": request.entry["seq"], "method": request.method, "path": request.path, **facts})
 
 
 def _no_constant(name):
@@ -244,7 +253,7 @@ def get_content(world, request, id):
 
 def create_batch(world, request):
     body = json_body(world, request)
-    check_create(body)
+    check_create(body, flavours.of(world).windows)
     if world.rules.refuse_create():
         refuse(f"Invalid file_id: no such file '{body['input_file_id']}'.", "file_id")
     file = world.file(body["input_file_id"])
@@ -261,7 +270,7 @@ def create_batch(world, request):
     return answer
 
 
-def check_create(body):
+def check_create(body, windows):
     for name in ("input_file_id", "endpoint", "completion_window"):
         if body.get(name) is None:
             refuse(f"Missing required parameter: '{name}'.", name, "missing_required_parameter")
@@ -273,9 +282,9 @@ def check_create(body):
         refuse(f"Unknown parameter: '{name}'.", name, "unknown_parameter")
     if body["endpoint"] not in KNOWN_ENDPOINTS:
         refuse(f"Invalid value: '{body['endpoint']}'.", "endpoint", "invalid_value")
-    if body["completion_window"] != "24h":
-        refuse(f"Invalid value: '{body['completion_window']}'. Value must be '24h'.", "completion_window",
-               "invalid_value")
+    if body["completion_window"] not in windows:
+        refuse(f"Invalid value: '{body['completion_window']}'. Value must be one of {', '.join(windows)}.",
+               "completion_window", "invalid_value")
     if body.get("metadata") is not None:
         refuse_problem(check_metadata("metadata", body["metadata"]))
     if body.get("output_expires_after") is not None:
@@ -303,6 +312,8 @@ def get_batch(world, request, id):
 
 def list_batches(world, request):
     batches = [batch for batch in reversed(world.all_batches()) if isinstance(batch.job, Job) and batch.listed()]
+    if not flavours.of(world).cursor:
+        return shown({"object": "list", "data": [show_batch(batch) for batch in batches]})
     found, more = page(request, batches, 100, 20, "batch")
     return show_list([show_batch(batch) for batch in found], more)
 
@@ -370,7 +381,7 @@ class Job:
     def run(self, batch, index):
         line = self.request(index)
         custom_id, body = line["custom_id"], line["body"]
-        problem = self.endpoint.check(body, batch=True)
+        problem = check(self.world, self.endpoint, body, batch=True)
         prompt = None if problem else self.endpoint.read(body)
         problem = problem or self.endpoint.check_prompt(body, prompt)
         if problem:
@@ -383,10 +394,10 @@ class Job:
             code = effect["line_error"]
             return self.line("error", index, custom_id, effect, None, {"code": code, "message": f"Failed: {code}."})
         reply, usage = self.endpoint.reply(body, prompt, effect, self.world.options,
-                                           f"chatcmpl-{self.tag}{index:06x}", int(self.world.clock.now()))
+                                           f"{self.endpoint.id_prefix}{self.tag}{index:06x}", int(self.world.clock.now()))
         response = {"status_code": 200, "request_id": self.request_id(index), "body": reply}
         return self.line("output", index, custom_id, effect, response, None)._replace(
-            succeeded=True, usage=usage, model=batch.model, prompt=prompt.text)
+            succeeded=True, usage=usage, model=flavours.model_name(self.world, batch.model), prompt=prompt.text)
 
     def unrun(self, batch, index, why):
         code, message = UNRUN[why]
@@ -510,7 +521,7 @@ class Check:
         for name in names[1:]:
             self.fault("model_mismatch", f"The model '{name}' differs from '{names[0]}'; a batch has one model.",
                        self.models[name], "body.model")
-        if names and not self.options["any_model"] and prices.find(names[0]) is None:
+        if names and not knows_model(self.job.world, names[0]):
             self.fault("model_not_found", f"The model '{names[0]}' does not exist or you do not have access to it.",
                        self.models[names[0]], "body.model")
         self.batch.model = names[0] if names else None
@@ -518,12 +529,27 @@ class Check:
 
 # Real time
 
-def call(world, request, endpoint):
+def check(world, endpoint, body, batch):
+    """The first reason to refuse this body, or None."""
+    if isinstance(body.get("model"), str):
+        # A deployment has the rules of its model.
+        body = {**body, "model": flavours.model_name(world, body["model"])}
+    return flavours.check(world, body) or endpoint.check(body, batch)
+
+
+def knows_model(world, name):
+    return flavours.knows_any_model(world) or prices.find(flavours.model_name(world, name)) is not None
+
+
+def call(world, request, endpoint, deployment=None):
     body = json_body(world, request)
-    refuse_problem(endpoint.check(body, batch=False))
-    if not world.options["any_model"] and prices.find(body["model"]) is None:
+    if deployment is not None:
+        body["model"] = deployment
+    refuse_problem(check(world, endpoint, body, batch=False))
+    if not knows_model(world, body["model"]):
         refuse_problem(Problem(f"The model '{body['model']}' does not exist or you do not have access to it.",
                                None, "model_not_found", 404))
+    body["model"] = flavours.model_name(world, body["model"])
     prompt = endpoint.read(body)
     refuse_problem(endpoint.check_prompt(body, prompt))
     headers = take_rate(world, request, body, prompt)
@@ -532,8 +558,10 @@ def call(world, request, endpoint):
         error = status_error(effect)["error"]
         refuse(error["message"], error["param"], error["code"], effect["status_code"], error["type"],
                effect.get("headers", {}))
-    reply, usage = endpoint.reply(body, prompt, effect, world.options, "chatcmpl-" + secrets.token_hex(15),
+    reply, usage = endpoint.reply(body, prompt, effect, world.options, endpoint.id_prefix + secrets.token_hex(15),
                                   int(world.clock.now()))
+    if endpoint is Chat:
+        reply.update(flavours.of(world).extra)
     world.ledger.ran(body["model"], usage, prompt.text, batch=False)
     time.sleep(world.options["realtime_seconds"])
     response = json_response(reply, headers=headers)
@@ -547,16 +575,31 @@ def take_rate(world, request, body, prompt):
     requests, tokens = world.options["requests_per_minute"], world.options["tokens_per_minute"]
     if not requests and not tokens:
         return {}
-    charge = prompt.tokens + (body.get("max_completion_tokens") or 0)
-    wait, left, tokens_left = world.limiter.take(request.key, world.clock.now(), charge, requests, tokens)
-    headers = {"x-ratelimit-limit-requests": requests, "x-ratelimit-remaining-requests": left,
-               "x-ratelimit-reset-requests": f"{wait:.3f}s", "x-ratelimit-limit-tokens": tokens,
-               "x-ratelimit-remaining-tokens": tokens_left, "x-ratelimit-reset-tokens": f"{wait:.3f}s"}
+    charge = prompt.tokens + (body.get("max_completion_tokens") or body.get("max_output_tokens") or 0)
+    now, window = world.clock.now(), world.options["rate_window_seconds"]
+    most = [max(1, int(limit * window / 60)) if limit else 0 for limit in (requests, tokens)]
+    wait, left, tokens_left = world.limiter.take(request.key, now, charge, *most, window)
+    reset = _go_duration(world.limiter.reset(request.key, now, window))
+    headers = {}
+    for name, limit, rest in (("requests", requests, left), ("tokens", tokens, tokens_left)):
+        if limit:
+            headers.update({f"x-ratelimit-limit-{name}": limit, f"x-ratelimit-remaining-{name}": rest,
+                            f"x-ratelimit-reset-{name}": reset})
     if wait:
         headers.update({"retry-after-ms": math.ceil(wait * 1000), "retry-after": math.ceil(wait)})
         refuse(f"Rate limit reached for {body['model']}. Please try again in {wait:.3f}s.", None,
                "rate_limit_exceeded", 429, "requests", headers)
     return headers
+
+
+def _go_duration(seconds):
+    """As Go writes durations, which is how these headers come: 6m0s, 1.5s, 20ms."""
+    ms = math.ceil(seconds * 1000)
+    if ms < 1000:
+        return f"{ms}ms"
+    minutes, rest = divmod(ms, 60000)
+    rest = f"{rest / 1000:.3f}".rstrip("0").rstrip(".") + "s"
+    return f"{minutes}m{rest}" if minutes else rest
 
 
 def show_model(model):
@@ -582,7 +625,11 @@ def _call_of(endpoint):
     return functools.partial(call, endpoint=endpoint)
 
 
-ROUTES = [
+def _deployment_call_of(endpoint):
+    return lambda world, request, name: call(world, request, endpoint, name)
+
+
+PATHS = [
     ("POST", "/v1/files", create_file),
     ("GET", "/v1/files", list_files),
     ("GET", "/v1/files/([^/]+)", get_file),
@@ -596,3 +643,21 @@ ROUTES = [
     ("GET", "/v1/models/([^/]+)", get_model),
     *[("POST", path, _call_of(endpoint)) for path, endpoint in ENDPOINTS.items()],
 ]
+# Azure's older addresses name the deployment; they are below /v1 only in here.
+DEPLOYMENT_PATHS = [("POST", "/v1/deployments/([^/]+)" + endpoint.path[3:], _deployment_call_of(endpoint))
+                    for endpoint in (Chat, Embeddings)]
+
+
+def _of_flavour(handler):
+    """The handler, for the addresses that the present flavour has."""
+    def call(world, request, *groups):
+        path = flavours.plain_path(world, request)
+        if path is None or not flavours.has(world, path):
+            raise Refusal(flavours.missing(world, request))
+        return handler(world, request, *groups)
+    return call
+
+
+ROUTES = [(method, path, _of_flavour(handler)) for method, path, handler in PATHS] + \
+    [(method, f"/(?:openai|api)(?:/v1)?{path[3:]}", _of_flavour(handler))
+     for method, path, handler in PATHS + DEPLOYMENT_PATHS]

@@ -371,7 +371,7 @@ def model_class(name):
     return next((c for c in CLASSES if c.names.match(plain)), OTHER)
 
 
-def _check_class(body):
+def check_class(body):
     """The parameters that this kind of model does not take."""
     kind = model_class(body["model"])
     if kind.reasons and body.get("max_tokens") is not None:
@@ -418,8 +418,31 @@ def _texts(messages):
                     yield message["role"], part["text"]
 
 
+def embeds(name):
+    """Whether it is a model that only makes vectors."""
+    model = prices.find(name)
+    return model is not None and model.max_output == 0
+
+
+def wrong_endpoint(message):
+    return Problem(message, "model", None, 404)
+
+
+def check_size(name, cap, prompt, prompt_name, cap_name):
+    """What can only be refused once the prompt is counted."""
+    model = prices.find(name)
+    if model and prompt.tokens > model.max_input:
+        return Problem(f"This model's maximum context length is {model.max_input} tokens, "
+                       f"but the {prompt_name} have {prompt.tokens}.", prompt_name, "context_length_exceeded")
+    if model and cap > model.max_output:
+        return Problem(f"max_tokens is too large: {cap}. This model supports at most {model.max_output}.",
+                       cap_name, "invalid_value")
+    return None
+
+
 class Chat:
     path = "/v1/chat/completions"
+    id_prefix = "chatcmpl-"
 
     @staticmethod
     def check(body, batch):
@@ -436,7 +459,9 @@ class Chat:
                     return problem
         if body.get("stream"):
             return Problem("Streaming is not available here.", "stream", "unsupported_value")
-        return _check_class(body) or _check_together(body)
+        if embeds(body["model"]):
+            return wrong_endpoint("This is not a chat model and thus not supported in the v1/chat/completions endpoint.")
+        return check_class(body) or _check_together(body)
 
     @staticmethod
     def read(body):
@@ -447,15 +472,10 @@ class Chat:
 
     @staticmethod
     def check_prompt(body, prompt):
-        """What can only be refused once the prompt is counted."""
-        model = prices.find(body["model"])
         cap = body.get("max_completion_tokens") or body.get("max_tokens") or 0
-        if model and prompt.tokens > model.max_input:
-            return Problem(f"This model's maximum context length is {model.max_input} tokens, "
-                           f"but the messages have {prompt.tokens}.", "messages", "context_length_exceeded")
-        if model and cap > model.max_output:
-            return Problem(f"max_tokens is too large: {cap}. This model supports at most {model.max_output}.",
-                           "max_completion_tokens", "invalid_value")
+        problem = check_size(body["model"], cap, prompt, "messages", "max_completion_tokens")
+        if problem:
+            return problem
         json_object = (body.get("response_format") or {}).get("type") == "json_object"
         if json_object and "json" not in prompt.text.lower():
             return Problem("'messages' must contain the word 'json' in some form, to use 'response_format' "
@@ -465,10 +485,10 @@ class Chat:
     @staticmethod
     def reply(body, prompt, effect, options, id, created):
         """(reply body, usage): effect says how this reply differs from an ordinary one."""
-        text, finish, reasoning, refusal = _complete(body, prompt, effect, options)
+        text, finish, reasoning, refusal = complete(body, prompt, effect, options)
         output = reasoning + answers.tokens(refusal or text or "")
         count = body.get("n") or 1
-        usage = prices.Usage(prompt.tokens, *_cache_use(body, prompt, options), output * count, reasoning * count)
+        usage = prices.Usage(prompt.tokens, *cache_use(body, prompt, options), output * count, reasoning * count)
         message = {"role": "assistant", "content": text, "refusal": refusal, "annotations": []}
         reply = {"id": id, "object": "chat.completion", "created": created, "model": dated(body["model"]),
                  "choices": [{"index": i, "message": message, "logprobs": None, "finish_reason": finish}
@@ -486,16 +506,33 @@ def dated(name):
     return model.snapshot if model and model.name == name else name
 
 
+def schema_in_words(text):
+    """The JSON schema that stands in the text behind the words "JSON schema:", or None."""
+    _, found, rest = text.partition("JSON schema:\n")
+    if not found:
+        return None
+    try:
+        schema, _ = json.JSONDecoder().raw_decode(rest)
+    except ValueError:
+        return None
+    return schema if isinstance(schema, dict) else None
+
+
 def _answer(body, prompt):
     wanted = body.get("response_format") or {}
     if wanted.get("type") == "json_schema":
         return json.dumps(answers.from_schema(wanted["json_schema"]["schema"], prompt.question), ensure_ascii=False)
+    told = schema_in_words(prompt.text)
+    if told is not None:
+        text = json.dumps(answers.from_schema(told, prompt.question), ensure_ascii=False)
+        # Where nothing but words asks for it, models like to talk.
+        return text if wanted else f"Here is the JSON object you asked for:\n```json\n{text}\n```"
     if wanted.get("type") == "json_object":
         return json.dumps({"answer": answers.first_sentence(prompt.question)}, ensure_ascii=False)
     return answers.first_sentence(prompt.question)
 
 
-def _complete(body, prompt, effect, options):
+def complete(body, prompt, effect, options):
     """(text, finish reason, reasoning tokens, refusal)"""
     kind = model_class(body["model"])
     thinks = kind.reasons and (body.get("reasoning_effort") or kind.effort) != "none"
@@ -521,7 +558,7 @@ def _cut(text, size):
     return text.encode("utf-8", "surrogatepass")[:size].decode("utf-8", "ignore")
 
 
-def _cache_use(body, prompt, options):
+def cache_use(body, prompt, options):
     """(read, written) tokens.  Here a real model of the prefix cache would go."""
     if prompt.tokens < 1024:
         return 0, 0

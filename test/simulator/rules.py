@@ -16,7 +16,7 @@ FAULTS = {"status", "headers", "body", "read_body", "commit", "cut_before", "cut
 
 PLAN = {"validate_seconds", "run_seconds", "finalize_seconds", "cancel_seconds", "unlisted_seconds",
         "refuse", "fail", "expire", "hang", "items", "shuffle", "error_file_id", "no_output_file",
-        "extra_lines", "final_newline"}
+        "extra_lines", "final_newline", "unknown_seconds"}
 
 SELECTORS = {"custom_id_regex", "prompt_contains", "nth", "times", "share"}
 EFFECTS = {"status_code", "headers", "error", "line_error", "refusal", "length", "content_filter",

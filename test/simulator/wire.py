@@ -34,6 +34,9 @@ REASONS = {100: "Continue", 200: "OK", 301: "Moved Permanently", 302: "Found", 3
            503: "Service Unavailable", 504: "Gateway Timeout", 529: "Overloaded"}
 
 
+SECRET = ("authorization", "x-api-key", "x-goog-api-key", "api-key")
+
+
 class Disconnected(Exception):
     """The client has gone, or has to be treated so."""
 
@@ -76,6 +79,7 @@ class Body:
         # Somebody who waits for "100 Continue" has sent nothing yet.
         self.waiting = not self.at_end and headers.get("expect", "").lower() == "100-continue"
         self.go_on = go_on
+        self.kept = None            # a list: blocks that were read, for the record
 
     @staticmethod
     def _length(text):
@@ -97,6 +101,8 @@ class Body:
             raise Disconnected
         self.taken += len(data)
         self.left -= len(data)
+        if self.kept is not None:
+            self.kept.append(data)
         if self.left == 0:
             if self.chunked:
                 self.stream.readline(MAX_LINE)
@@ -138,7 +144,7 @@ class Request:
     def _secret(self):
         kind, _, token = self.headers.get("authorization", "").partition(" ")
         return (token.strip() if kind.lower() == "bearer" else None) or self.headers.get("x-api-key") \
-            or self.headers.get("x-goog-api-key") or self.query.get("key")
+            or self.headers.get("x-goog-api-key") or self.headers.get("api-key") or self.query.get("key")
 
 
 class Connection(socketserver.BaseRequestHandler):
@@ -338,18 +344,31 @@ class App:
         log = self.world.log
         entry = request.entry = log.begin(self.world.clock.now(), request, name, control)
         fault = None if control else self.world.rules.fault(request)
+        if log.record_file and not control:
+            request.body.kept = []
         try:
             return self.exchange(connection, request, route, fault.do if fault else {}, entry)
         finally:
             entry["bytes_in"] = request.body.taken
             entry["seconds"] = round(time.monotonic() - began, 4)
             log.end(request, name, control)
+            if request.body.kept is not None:
+                log.write(self.record(request, route))
+
+    @staticmethod
+    def record(request, route):
+        """The request as it came in, but for keys; bytes that are no UTF-8 become lone surrogates."""
+        headers = {name: "(secret)" if name in SECRET else value for name, value in request.headers.items()}
+        return {"seq": request.entry["seq"], "provider": route[3].__name__ if route else None,
+                "method": request.method, "path": request.path, "query": request.query, "headers": headers,
+                "whole": request.body.at_end,
+                "body": b"".join(request.body.kept).decode("utf-8", "surrogateescape")}
 
     @staticmethod
     def find(routes, request):
         for method, regex, pattern, handler, provider in routes:
             match = regex.match(request.path)
-            if match and method == request.method:
+            if match and method == request.method and getattr(provider, "claims", lambda _: True)(request):
                 return handler, match.groups(), pattern, provider
         return None
 
@@ -359,7 +378,7 @@ class App:
             self.before(connection, request, do)
         response = self.response(request, route, do)
         if do:
-            response = self.spoil(response, do)
+            response = self.spoil(response, do, route and route[3])
         entry["status"] = response.status
         if "stall" in do:
             time.sleep(do["stall"])
@@ -428,13 +447,16 @@ class App:
         return json_response({"error": "no such path"}, 404)
 
     @staticmethod
-    def spoil(response, do):
+    def fault_body(status):
+        return {"error": {"message": "simulated fault", "type": "server_error", "param": None, "code": None}}
+
+    @classmethod
+    def spoil(cls, response, do, provider):
         """The answer as the fault wants it."""
         if "redirect" in do:
             response = Response(do.get("status", 307), b"", {"location": do["redirect"]})
         elif "status" in do:
-            body = do.get("body", {"error": {"message": "simulated fault", "type": "server_error",
-                                             "param": None, "code": None}})
+            body = do["body"] if "body" in do else getattr(provider, "fault_body", cls.fault_body)(do["status"])
             body = body if isinstance(body, str) else json.dumps(body)
             response = Response(do["status"], body.encode())
         elif "body" in do:

@@ -49,8 +49,10 @@ SELECT attempt, state, error_code, error, answer FROM llm_batch.attempts WHERE j
 SELECT id, summary FROM articles WHERE id = 1;
 
 -- one column refuses: neither is written, for a row is written as a whole
-ALTER TABLE articles ALTER category TYPE varchar(3) USING 'old';
+BEGIN;
 SELECT llm_batch.submit('articles', E'Tell the category: one of sports, business, politics.\n{{body}}', 'mock', target => 'summary, category', "limit" => 1) AS job \gset
+ALTER TABLE articles ALTER category TYPE varchar(3) USING 'old';
+COMMIT;
 \set VERBOSITY sqlstate
 CALL llm_batch.wait(:job);
 \set VERBOSITY default

@@ -293,6 +293,39 @@ test_no_batches(void)
 }
 
 /*
+ * A full queue
+ */
+
+static void
+limit_said(const char *message, int64 tokens)
+{
+	LlmbReply	reply = reply_to(LLMB_CALL_POLL, 200, psprintf("{\"id\":\"batch_1\",\"object\":\"batch\",\"status\":\"failed\","
+														   "\"errors\":{\"data\":[{\"code\":\"token_limit_exceeded\",\"message\":\"%s\"}]}}", message));
+
+	is_int(reply.batch.fault, LLMB_FAULT_QUEUE_FULL, "queue: it is full");
+	is_int(reply.queue_tokens, tokens, psprintf("queue: %s", message));
+}
+
+static void
+test_full_queue(void)
+{
+	LlmbReply	reply;
+
+	limit_said("Enqueued token limit reached for gpt-4o-mini in organization org-x. Limit: 2,000,000 enqueued tokens.", 2000000);
+	limit_said("Limit: 900 enqueued tokens.", 900);
+	limit_said("Limit: 900 requests", 0);
+	limit_said("Limit: , enqueued tokens", 0);
+	limit_said("Limit: 99999999999999999999999 enqueued tokens", 0);
+	limit_said("too many tokens", 0);
+	limit_said("", 0);
+	reply = reply_to(LLMB_CALL_CREATE, 400, "{\"error\":{\"code\":\"token_limit_exceeded\",\"message\":\"Limit: 5,000 enqueued tokens.\"}}");
+	ok(reply.fault == LLMB_FAULT_QUEUE_FULL && reply.queue_tokens == 5000, "queue: refused at the create");
+	reply = reply_to(LLMB_CALL_POLL, 200, "{\"id\":\"batch_1\",\"status\":\"failed\",\"errors\":{\"data\":[{\"code\":\"x\","
+					 "\"message\":\"Limit: 5 enqueued tokens\"}]}}");
+	is_int(reply.queue_tokens, 0, "queue: of another failure nothing is learned");
+}
+
+/*
  * Answers
  */
 
@@ -607,6 +640,7 @@ test_openai_endpoints(void)
 	test_chat_dialects();
 	test_paths();
 	test_no_batches();
+	test_full_queue();
 	test_responses();
 	test_embeddings();
 	test_real_time();
