@@ -831,6 +831,31 @@ llmb_schema_has_type(const LlmbJson *schema, const char *type)
 	return false;
 }
 
+bool
+llmb_schema_allows_null(const LlmbJson *schema)
+{
+	LlmbJson   *keyword;
+
+	if (llmb_json_get(schema, "type") != NULL && !llmb_schema_has_type(schema, "null"))
+		return false;
+	if ((keyword = llmb_json_get(schema, "const")) != NULL && keyword->type != LLMB_JSON_NULL)
+		return false;
+	if ((keyword = llmb_json_get(schema, "enum")) != NULL)
+	{
+		for (keyword = keyword->first; keyword && keyword->type != LLMB_JSON_NULL;)
+			keyword = keyword->next;
+		if (keyword == NULL)
+			return false;
+	}
+	if ((keyword = llmb_json_get(schema, "anyOf")) != NULL)
+	{
+		for (keyword = keyword->first; keyword && !llmb_schema_allows_null(keyword);)
+			keyword = keyword->next;
+		return keyword != NULL;
+	}
+	return true;
+}
+
 static bool
 is_integral(const LlmbJson *value)
 {
@@ -957,10 +982,74 @@ check_value(const Check *check, const LlmbJson *schema, const LlmbJson *value)
 }
 
 bool
-llmb_answer_check(const LlmbJson *schema, const LlmbJson *value,
+llmb_answer_check(const LlmbJson *schema, const LlmbJson *value, const char *at,
 				  bool (*skip) (const char *member, const void *arg), const void *arg, const char **reason)
 {
-	Check		check = {.at = "", .skip = skip, .arg = arg, .reason = reason};
+	Check		check = {.at = at, .skip = skip, .arg = arg, .reason = reason};
 
 	return check_value(&check, schema, value);
+}
+
+/* ---- what a target's property lists ---- */
+
+static bool
+is_text_of(const LlmbJson *listed, const char *text)
+{
+	char	   *own = scalar_text(listed);
+
+	return own != NULL && strcmp(own, text) == 0;
+}
+
+static bool
+lists_text(const LlmbJson *schema, const char *text)
+{
+	LlmbJson   *keyword;
+	LlmbJson   *child;
+
+	if ((keyword = llmb_json_get(schema, "const")) != NULL && !is_text_of(keyword, text))
+		return false;
+	if ((keyword = llmb_json_get(schema, "enum")) != NULL)
+	{
+		for (child = keyword->first; child && !is_text_of(child, text);)
+			child = child->next;
+		if (child == NULL)
+			return false;
+	}
+	if ((keyword = llmb_json_get(schema, "anyOf")) != NULL)
+	{
+		for (child = keyword->first; child && !lists_text(child, text);)
+			child = child->next;
+		return child != NULL;
+	}
+	return true;
+}
+
+bool
+llmb_answer_listed(const LlmbColumn *column, const LlmbJson *property, const LlmbJson *value, const char *text,
+				   const char **reason)
+{
+	const LlmbJson *items = llmb_json_get(property, "items");
+	bool		listed = true;
+
+	if (property == NULL || value == NULL || value->type == LLMB_JSON_NULL)
+		return true;
+	if (value->type != LLMB_JSON_ARRAY && value->type != LLMB_JSON_OBJECT)
+	{
+		char	   *own = scalar_text(value);
+
+		listed = lists_text(property, text) || (own && lists_text(property, own));
+	}
+	/* labels are told from each other by the type already */
+	else if (column->array && column->kind != LLMB_KIND_ENUM && items)
+	{
+		for (const LlmbJson *child = value->first; child && listed; child = child->next)
+		{
+			char	   *own = scalar_text(child);
+
+			listed = own == NULL || lists_text(items, own);
+		}
+	}
+	if (!listed)
+		*reason = psprintf("column \"%s\": expected a value that its schema lists, got %s", column->name, quoted(value));
+	return listed;
 }

@@ -83,16 +83,25 @@ extern bool llmb_answer_value(const LlmbColumn *column, const LlmbJson *value,
 /*
  * Whether value has what schema says of types, required members, elements,
  * enum and const; other keywords are not looked at, and members of the root
- * for which skip says so neither.  False, with *reason as above.
+ * for which skip says so neither.  at is its name in reasons, "" for the whole
+ * answer.  False, with *reason as above.
  */
-extern bool llmb_answer_check(const LlmbJson *schema, const LlmbJson *value,
+extern bool llmb_answer_check(const LlmbJson *schema, const LlmbJson *value, const char *at,
 							  bool (*skip) (const char *member, const void *arg), const void *arg,
 							  const char **reason);
+
+/*
+ * Whether a value that the column takes, as that text, is one that the enum
+ * or const of its property (or NULL) lists; of an array each element.
+ */
+extern bool llmb_answer_listed(const LlmbColumn *column, const LlmbJson *property,
+							   const LlmbJson *value, const char *text, const char **reason);
 
 /* Whether jsonb can hold all of the numbers: numeric has its limits. */
 extern bool llmb_answer_fits_jsonb(const LlmbJson *value);
 
-/* Whether a schema node's "type" is or holds that word. */
+/* Whether a schema node's "type" is or holds that word; whether it lets null pass. */
 extern bool llmb_schema_has_type(const LlmbJson *schema, const char *type);
+extern bool llmb_schema_allows_null(const LlmbJson *schema);
 
 #endif							/* LLMB_ANSWER_H */

@@ -67,9 +67,7 @@ llmb_openai_read_error(const LlmbJson *body, LlmbOpenaiError *words)
 	words->type = llmb_string_or_empty(error, "type");
 	words->param = llmb_string_or_empty(error, "param");
 	words->message = llmb_string_or_empty(error, "message");
-	words->number = -1;
-	if (words->code[0] == '\0')
-		words->number = llmb_json_int(error, "code", -1);
+	words->number = llmb_json_int(error, "code", -1);
 	if (words->message[0] == '\0')
 		words->message = llmb_string_or_empty(body, "error");
 }

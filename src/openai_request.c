@@ -349,6 +349,105 @@ put_chat(StringInfo out, const LlmbRequest *request)
 }
 
 /*
+ * A part of a message's content as Responses calls it: "text" is input_text,
+ * or what the model once said itself; an image is no object of its own.
+ * Other parts are the same, or not known there.
+ */
+static void
+put_input_part(StringInfo out, const LlmbJson *part, bool assistant)
+{
+	const char *type = llmb_string_or_empty(part, "type");
+	LlmbJson   *image = llmb_json_get(part, "image_url");
+	LlmbJson   *detail = llmb_json_get(image, "detail");
+
+	if (strcmp(type, "text") == 0)
+	{
+		appendStringInfo(out, "{\"type\":\"%s\",\"text\":", assistant ? "output_text" : "input_text");
+		llmb_json_put_string(out, llmb_string_or_empty(part, "text"));
+		appendStringInfoChar(out, '}');
+	}
+	else if (strcmp(type, "image_url") == 0)
+	{
+		appendStringInfoString(out, "{\"type\":\"input_image\",\"image_url\":");
+		llmb_json_put_string(out, llmb_string_or_empty(image, "url"));
+		if (!llmb_json_is_null(detail))
+		{
+			appendStringInfoString(out, ",\"detail\":");
+			llmb_json_put_node(out, detail);
+		}
+		appendStringInfoChar(out, '}');
+	}
+	else
+		llmb_json_put_node(out, part);
+}
+
+static void
+put_input_item(StringInfo out, const LlmbJson *message)
+{
+	bool		assistant = strcmp(llmb_string_or_empty(message, "role"), "assistant") == 0;
+	const LlmbJson *member;
+	const LlmbJson *part;
+
+	appendStringInfoChar(out, '{');
+	for (member = message->first; member != NULL; member = member->next)
+	{
+		if (member != message->first)
+			appendStringInfoChar(out, ',');
+		llmb_json_put_string(out, member->name);
+		appendStringInfoChar(out, ':');
+		if (strcmp(member->name, "content") != 0 || member->type != LLMB_JSON_ARRAY)
+		{
+			llmb_json_put_node(out, member);
+			continue;
+		}
+		appendStringInfoChar(out, '[');
+		for (part = member->first; part != NULL; part = part->next)
+		{
+			if (part != member->first)
+				appendStringInfoChar(out, ',');
+			put_input_part(out, part, assistant);
+		}
+		appendStringInfoChar(out, ']');
+	}
+	appendStringInfoChar(out, '}');
+}
+
+/*
+ * Messages as Chat Completions has them, for Responses.  Whatever is no list
+ * of objects is left as it is, for the provider to refuse.
+ */
+static void
+put_input_messages(StringInfo out, const char *messages, const char *system)
+{
+	char	   *copy = pstrdup(messages);
+	bool		altered = false;
+	const char *reason;
+	LlmbJson   *root = llmb_json_parse(copy, llmb_json_clean(copy, strlen(copy), &altered), &reason);
+	LlmbJson   *message;
+	bool		objects = root != NULL && root->type == LLMB_JSON_ARRAY;
+
+	pfree(copy);
+	for (message = objects ? root->first : NULL; message != NULL; message = message->next)
+		objects &= message->type == LLMB_JSON_OBJECT;
+	if (!objects)
+		put_given_messages(out, messages, system);
+	else
+	{
+		appendStringInfoChar(out, '[');
+		if (system != NULL)
+			put_message(out, "system", system);
+		for (message = root->first; message != NULL; message = message->next)
+		{
+			if (message != root->first || system != NULL)
+				appendStringInfoChar(out, ',');
+			put_input_item(out, message);
+		}
+		appendStringInfoChar(out, ']');
+	}
+	llmb_json_free(root);
+}
+
+/*
  * Words about the schema go among the messages, not to the instructions:
  * "json_object" is refused unless the input speaks of JSON.
  */
@@ -358,7 +457,7 @@ put_input(StringInfo out, const LlmbRequest *request)
 	char	   *words = needs_words(request) ? llmb_schema_in_words(NULL, request->schema) : NULL;
 
 	if (request->messages != NULL)
-		put_given_messages(out, request->messages, words);
+		put_input_messages(out, request->messages, words);
 	else if (words != NULL)
 	{
 		appendStringInfoChar(out, '[');

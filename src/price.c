@@ -58,6 +58,12 @@ trimmed(Numeric a)
 	return DatumGetNumeric(DirectFunctionCall1(numeric_trim_scale, NumericGetDatum(a)));
 }
 
+static bool
+is_zero(Numeric a)
+{
+	return a && DatumGetBool(DirectFunctionCall2(numeric_eq, NumericGetDatum(a), NumericGetDatum(int64_to_numeric(0))));
+}
+
 static char *
 text_of(Numeric a)
 {
@@ -113,13 +119,14 @@ band(const LlmbPrices *prices, int64 input)
  * leaves out is 0: who has a cache tells of it.
  */
 static bool
-by_class(const LlmbUsage *usage, bool output_is_free, int64 *tokens)
+by_class(const LlmbUsage *usage, const Numeric *rate, int64 *tokens)
 {
 	int64		cached = Max(usage->cached, 0);
 	int64		written = Max(usage->written, 0);
 	int64		long_written = Max(usage->long_written, 0);
 
-	if (usage->input < 0 || (usage->output < 0 && !output_is_free))
+	/* embeddings have no output, and its price is 0 */
+	if (usage->input < 0 || (usage->output < 0 && !is_zero(rate[LLMB_TOKENS_OUTPUT])))
 		return false;
 	if (cached > usage->input || written > usage->input - cached || long_written > written)
 		return false;
@@ -154,19 +161,13 @@ cost_of(const Numeric *rate, const int64 *tokens)
 	return sum ? trimmed(sum) : int64_to_numeric(0);
 }
 
-static bool
-is_zero(Numeric a)
-{
-	return a && DatumGetBool(DirectFunctionCall2(numeric_eq, NumericGetDatum(a), NumericGetDatum(int64_to_numeric(0))));
-}
-
 Numeric
 llmb_price(const LlmbPrices *prices, const LlmbUsage *usage, bool batch)
 {
 	const Numeric *rate = prices->rate[batch][band(prices, usage->input)];
 	int64		tokens[LLMB_TOKEN_CLASSES];
 
-	if (!by_class(usage, is_zero(rate[LLMB_TOKENS_OUTPUT]), tokens))
+	if (!by_class(usage, rate, tokens))
 		return NULL;
 	return cost_of(rate, tokens);
 }
@@ -213,7 +214,7 @@ llmb_bill_add(LlmbBill *bill, const LlmbUsage *usage, bool unbilled)
 	bill->all.reasoning += Max(usage->reasoning, 0);
 	if (usage->input < 0 && usage->output < 0 && unbilled)
 		cost = int64_to_numeric(0);
-	else if (by_class(usage, is_zero(rate[LLMB_TOKENS_OUTPUT]), tokens))
+	else if (by_class(usage, rate, tokens))
 	{
 		cost = cost_of(rate, tokens);
 		for (int class = 0; cost && class < LLMB_TOKEN_CLASSES; class++)

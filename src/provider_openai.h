@@ -51,7 +51,7 @@ typedef struct LlmbOpenaiError
 	const char *type;
 	const char *param;
 	const char *message;
-	int64		number;			/* code, where it is a number; else -1 */
+	int64		number;			/* code, where it is a number, also in quotes; else -1 */
 } LlmbOpenaiError;
 
 /* body may be NULL: all members are then absent. */

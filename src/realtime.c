@@ -453,6 +453,8 @@ affordable(const LlmbRealtime *realtime, const LlmbJob *job)
 	const LlmbBatchRow *row = realtime->flight->row;
 	double		each = row->forecast_cost ? strtod(row->forecast_cost, NULL) / Max(row->item_count, 1) : 0;
 
+	/* what answers have cost is nearer to the truth than any forecast */
+	each = Max(each, realtime->flight->intake.dearest);
 	if (job->max_cost < 0 || each <= 0)
 		return realtime->slot_count;
 	/* what is stored in this turn is not in job->cost yet */

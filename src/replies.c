@@ -62,18 +62,33 @@ llmb_flight_refused(LlmbFlight *flight, LlmbCode code, const char *why)
 }
 
 /*
+ * How many tokens may be enqueued after a refusal: what the provider says, but
+ * never more than it took beside the refused batch; else a guess.
+ */
+static int64
+what_fits(int64 said, int64 others, int64 refused)
+{
+	if (said > 0 && others > 0)
+		return Min(said, others);
+	/* one that should have fitted holds more tokens than we think */
+	if (said > 0)
+		return said < refused ? said : Max(refused * 3 / 4, 1);
+	return others > 0 ? others : Max(refused / 2, 1);
+}
+
+/*
  * In a turn: more tokens than the provider's queue takes.  What it takes is
  * learned, and the items are cut into batches anew by that.
  */
 static void
-dissolve(LlmbFlight *flight, const LlmbGround *ground, const char *code)
+dissolve(LlmbFlight *flight, const LlmbEnding *ending, const LlmbGround *ground, const char *code)
 {
 	LlmbBatchRow *row = flight->row;
 	LlmbDelta	delta = {.in_flight = -row->item_count, .queued = row->item_count};
 	int64		others = llmb_lifecycle_tokens(row->server, row->owner, row->model) - row->forecast_tokens;
 	int64		wait_ms = ground->server->poll_max_ms;
 
-	llmb_learn_enqueued_limit(ground->server, ground->model, others > 0 ? others : Max(row->forecast_tokens / 2, 1));
+	llmb_learn_enqueued_limit(ground->server, ground->model, what_fits(ending->reply.queue_tokens, others, row->forecast_tokens));
 	row->remote_end = llmb_flight_keep(flight, "failed");
 	row->error_code = llmb_flight_keep(flight, llmb_code_name(LLMB_RATE_LIMITED));
 	row->reason = llmb_flight_keep(flight, code);
@@ -116,7 +131,7 @@ refused(LlmbFlight *flight, const LlmbEnding *ending, const LlmbGround *ground, 
 			if (flight->cancel)
 				llmb_flight_refused(flight, flight->cancel_code, in_words(ending));
 			else
-				dissolve(flight, ground, in_words(ending));
+				dissolve(flight, ending, ground, in_words(ending));
 			break;
 		case LLMB_FAULT_GONE:
 			if (flight->row->remote_input && flight->gone++ < MAX_UPLOADS)
@@ -377,7 +392,7 @@ has_failed(LlmbFlight *flight, const LlmbEnding *ending, const LlmbGround *groun
 		llmb_flight_pause(flight, ground->job, psprintf("quota: the provider refused the batch (%s)", code));
 	}
 	else if (remote->fault == LLMB_FAULT_QUEUE_FULL && !flight->cancel)
-		dissolve(flight, ground, code);
+		dissolve(flight, ending, ground, code);
 	else
 		llmb_flight_refused(flight, flight->cancel ? flight->cancel_code :
 				   remote->fault == LLMB_FAULT_TOO_LARGE ? LLMB_TOO_LARGE : LLMB_INVALID_REQUEST, code);

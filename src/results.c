@@ -13,7 +13,10 @@
 
 #include "miscadmin.h"
 #include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
 #include "utils/memutils.h"
+#include "utils/numeric.h"
 #include "utils/timestamp.h"
 
 #include "price.h"
@@ -349,6 +352,9 @@ bill_slice(Slice *slice, LlmbDelta *delta)
 
 		result->cost = llmb_bill_add(&bill, &usage, result->free ||
 									 (!result->perhaps_run && !may_have_cost(result->code)));
+		if (result->cost)
+			intake->dearest = Max(intake->dearest, DatumGetFloat8(DirectFunctionCall1(numeric_float8_no_overflow,
+																					 NumericGetDatum(result->cost))));
 		add_usage(intake, result);
 	}
 	llmb_bill_end(&bill, &spending);

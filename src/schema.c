@@ -89,7 +89,10 @@ compare_labels(const void *a, const void *b)
 	return (x > y) - (x < y);
 }
 
-/* The labels in their order, in UTF-8. */
+/*
+ * The labels in their order, in UTF-8.  What a SQL_ASCII database has that is
+ * none cannot be sent, and so not be answered.
+ */
 static void
 read_labels(Oid type, LlmbColumn *column)
 {
@@ -100,9 +103,13 @@ read_labels(Oid type, LlmbColumn *column)
 		tuples[i] = &list->members[i]->tuple;
 	qsort(tuples, list->n_members, sizeof(HeapTuple), compare_labels);
 	column->labels = palloc(sizeof(char *) * Max(list->n_members, 1));
-	column->label_count = list->n_members;
 	for (int i = 0; i < list->n_members; i++)
-		column->labels[i] = llmb_to_utf8(NameStr(((Form_pg_enum) GETSTRUCT(tuples[i]))->enumlabel));
+	{
+		char	   *label = NameStr(((Form_pg_enum) GETSTRUCT(tuples[i]))->enumlabel);
+
+		if (GetDatabaseEncoding() != PG_SQL_ASCII || pg_verify_mbstr(PG_UTF8, label, strlen(label), true))
+			column->labels[column->label_count++] = llmb_to_utf8(label);
+	}
 	ReleaseCatCacheList(list);
 }
 
@@ -562,19 +569,6 @@ check_given(const char *given, const LlmbSource *source, const LlmbColumn *colum
 	}
 }
 
-/* What a SQL_ASCII database holds is not always text that can be sent. */
-static char *
-in_database_encoding(char *schema)
-{
-	if (GetDatabaseEncoding() == PG_SQL_ASCII && !pg_verify_mbstr(PG_UTF8, schema, strlen(schema), true))
-		ereport(ERROR,
-				(errcode(ERRCODE_CHARACTER_NOT_IN_REPERTOIRE),
-				 errmsg("the schema of the target columns is not valid UTF-8"),
-				 errdetail("It holds names and comments of columns, and labels of enums."),
-				 errhint("Correct them, or pass a schema.")));
-	return llmb_from_utf8(schema, NULL);
-}
-
 char *
 llmb_target_schema(const LlmbSource *source, char *given, bool embedding)
 {
@@ -597,7 +591,7 @@ llmb_target_schema(const LlmbSource *source, char *given, bool embedding)
 	check_derivable(source, columns);
 	if (source->target_count == 1 && columns[0].kind == LLMB_KIND_TEXT && !columns[0].array)
 		return NULL;
-	return in_database_encoding(derive(source, columns));
+	return llmb_from_utf8(derive(source, columns), NULL);
 }
 
 /* ---- answers ---- */
@@ -633,6 +627,7 @@ heed_property(const LlmbJson *schema, LlmbColumn *column)
 	const char *description = llmb_json_string(value, "description");
 	bool		typed = llmb_json_get(value, "type") != NULL;
 
+	column->nullable = column->nullable && llmb_schema_allows_null(property);
 	column->optional = property != NULL && !is_required(schema, column->name);
 	column->strict_text = typed && !llmb_schema_has_type(value, "object") && !llmb_schema_has_type(value, "array");
 	column->json_in_string = (description && strstr(description, LLMB_JSON_IN_STRING)) ||
@@ -694,6 +689,22 @@ take_plain(const LlmbSplit *split, char *utf8, const char **texts, bool *altered
 	return llmb_answer_value(column, value, &texts[0], reason);
 }
 
+/* What the schema says of a target beyond what its column does. */
+static bool
+heeds_property(const LlmbSplit *split, const LlmbColumn *column, const LlmbJson *value, const char *text, const char **reason)
+{
+	LlmbJson   *property = llmb_json_path(split->schema, "properties", column->name, NULL);
+
+	if (property && value && column->kind == LLMB_KIND_JSON && !column->array)
+	{
+		/* JSON that was asked for in a string is free */
+		if (column->json_in_string && (value->type == LLMB_JSON_STRING || llmb_schema_has_type(property, "string")))
+			return true;
+		return llmb_answer_check(property, value, column->name, NULL, NULL, reason);
+	}
+	return llmb_answer_listed(column, property, value, text, reason);
+}
+
 static bool
 take_members(const LlmbSplit *split, char *utf8, const char **texts, bool *altered, const char **reason)
 {
@@ -702,14 +713,18 @@ take_members(const LlmbSplit *split, char *utf8, const char **texts, bool *alter
 	if (object == NULL)
 		return false;
 	if (split->whole)
-		return llmb_answer_check(split->schema, object, NULL, NULL, reason) &&
+		return llmb_answer_check(split->schema, object, "", NULL, NULL, reason) &&
 			llmb_answer_value(&split->columns[0], object, &texts[0], reason);
 	for (int i = 0; i < split->count; i++)
 	{
-		if (!llmb_answer_value(&split->columns[i], llmb_json_get(object, split->columns[i].name), &texts[i], reason))
+		const LlmbColumn *column = &split->columns[i];
+		LlmbJson   *value = llmb_json_get(object, column->name);
+
+		if (!llmb_answer_value(column, value, &texts[i], reason) ||
+			!heeds_property(split, column, value, texts[i], reason))
 			return false;
 	}
-	return llmb_answer_check(split->schema, object, is_target, split, reason);
+	return llmb_answer_check(split->schema, object, "", is_target, split, reason);
 }
 
 /* As write-back has always taken it: nothing but the text. */
