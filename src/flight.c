@@ -508,9 +508,14 @@ decide_refused(LlmbFlight *flight)
 	}
 	else if (code == LLMB_PROVIDER_ERROR)
 	{
-		/* the provider lost it; what it had run by then was paid */
+		/*
+		 * The provider lost it; what it had run by then was paid.  When all
+		 * of it was, and only its results are gone, a person has to decide.
+		 */
+		bool		all_ran = flight->row->remote_output || flight->row->remote_errors;
+
 		intake->unfit = true;
-		llmb_take_missing(intake, LLMB_UNANSWERED, intake->server->resend_unanswered, flight->row->reason);
+		llmb_take_missing(intake, LLMB_UNANSWERED, intake->server->resend_unanswered && !all_ran, flight->row->reason);
 	}
 	else
 	{

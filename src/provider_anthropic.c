@@ -50,11 +50,13 @@
  * Nothing is paid for room that is not used, but an answer that is cut is
  * paid and lost; so it is more than the answers of a job over rows have, and
  * still an end to one that does not stop.  Thinking counts as well, and gets
- * room of its own.  Both together stay under the 21,333 tokens from which on
- * the SDKs want a real-time answer to be streamed.
+ * room of its own, more at the efforts that are known for it.  The usual sum
+ * stays under the 21,333 tokens from which on the SDKs want a real-time
+ * answer to be streamed, the largest under what any model gives at most.
  */
 #define ANSWER_TOKENS	4096
 #define THINKING_TOKENS 16384
+#define MOST_THINKING	(3 * THINKING_TOKENS)
 
 /* The least budget there is (SDK: messages.d.ts, budget_tokens). */
 #define MIN_BUDGET 1024
@@ -378,12 +380,20 @@ parse_copy(const char *json)
 	return root;
 }
 
+/* A budget for models that take one. */
 static int64
 budget_of(const char *effort)
 {
 	if (strcmp(effort, "low") == 0)
 		return MIN_BUDGET;
 	return strcmp(effort, "medium") == 0 ? 4 * MIN_BUDGET : THINKING_TOKENS;
+}
+
+/* Room for models that think as long as they see fit. */
+static int64
+thinking_room(const char *effort)
+{
+	return (effort != NULL && llmb_in_list(effort, "xhigh max")) ? MOST_THINKING : THINKING_TOKENS;
 }
 
 /* max_tokens, and of it the budget of thinking (0: none). */
@@ -396,7 +406,8 @@ room_for_answer(const LlmbRequest *request, int64 *budget)
 	*budget = has_budget(model, request->params) ? budget_of(effort_of(request->params)) : 0;
 	if (cap <= 0)
 	{
-		cap = ANSWER_TOKENS + (thinking_of(model) == THINKS_WHEN_ASKED ? *budget : THINKING_TOKENS);
+		cap = ANSWER_TOKENS + (thinking_of(model) == THINKS_WHEN_ASKED ? *budget :
+							   thinking_room(effort_of(request->params)));
 		if (model->max_output > 0)
 			cap = Min(cap, model->max_output);
 	}
@@ -913,7 +924,8 @@ read_batch(const LlmbJson *node, LlmbRemoteBatch *batch)
 }
 
 /*
- * A page counts as read only when each batch on it was: a listing is what
+ * A page counts as read only when each batch on it was, with its time and
+ * its number of requests, by which candidates are told: a listing is what
  * proves that a batch does not exist.
  */
 static bool
@@ -928,9 +940,13 @@ read_listing(const LlmbJson *body, LlmbReply *reply)
 	reply->listed = palloc0(sizeof(LlmbRemoteBatch) * Max(data->count, 1));
 	for (node = data->first; node != NULL; node = node->next)
 	{
-		if (!read_batch(node, &reply->listed[reply->listed_count]))
+		LlmbRemoteBatch *batch = &reply->listed[reply->listed_count];
+
+		if (!read_batch(node, batch))
 			return false;
 		reply->listed_count++;
+		if (batch->created_s <= 0 || batch->total < 0)
+			return false;
 	}
 	if (!more->boolean)
 		return true;
