@@ -749,6 +749,12 @@ require_usable(const LlmbServer *server)
 						 quote_identifier(server->name))));
 }
 
+static int
+by_name(const ListCell *a, const ListCell *b)
+{
+	return strcmp(((LlmbServer *) lfirst(a))->name, ((LlmbServer *) lfirst(b))->name);
+}
+
 /* All servers of the wrapper that the current user may use. */
 static List *
 usable_servers(void)
@@ -767,6 +773,8 @@ usable_servers(void)
 	}
 	systable_endscan(scan);
 	table_close(rel, AccessShareLock);
+	/* for messages: the catalog has them in any order */
+	list_sort(list, by_name);
 	return list;
 }
 

@@ -733,18 +733,24 @@ read_error(const LlmbJson *body, ErrorWords *words)
 }
 
 /*
- * No more money, or no more to be spent: waiting does not help.  Two of
- * these come as a bad request, and only their text tells ("Errors").
+ * No more money, or no more to be spent: waiting does not help.  The code to
+ * show, or NULL when it is about something else.  Some of these come as a bad
+ * request, and only their text tells ("Errors").
  */
-static bool
-is_about_money(const ErrorWords *words)
+static const char *
+money_code(const ErrorWords *words)
 {
-	return strcmp(words->type, "billing_error") == 0 ||
-		llmb_in_list(words->detail, "enforced_spend_limit_reached contract_spend_limit_reached") ||
-		(llmb_in_list(words->type, "invalid_request_error rate_limit_error") &&
-		 (strstr(words->message, "credit balance is too low") != NULL ||
-		  strstr(words->message, "specified API usage limits") != NULL ||
-		  strstr(words->message, "specified workspace API usage limits") != NULL));
+	if (strcmp(words->type, "billing_error") == 0)
+		return words->type;
+	if (llmb_in_list(words->detail, "enforced_spend_limit_reached contract_spend_limit_reached"))
+		return words->detail;
+	if (!llmb_in_list(words->type, "invalid_request_error rate_limit_error"))
+		return NULL;
+	if (strstr(words->message, "credit balance is too low") != NULL)
+		return "credit_balance_too_low";
+	if (strstr(words->message, "reached your specified") != NULL && strstr(words->message, "usage limits") != NULL)
+		return "usage_limits_reached";
+	return NULL;
 }
 
 /* The prompt as such is longer than the model reads. */
@@ -759,7 +765,7 @@ is_about_length(const ErrorWords *words)
 static LlmbFault
 judge_status(LlmbVerb verb, int status, const ErrorWords *words)
 {
-	if (status >= 400 && is_about_money(words))
+	if (status >= 400 && money_code(words) != NULL)
 		return LLMB_FAULT_QUOTA;
 	switch (status)
 	{
@@ -795,7 +801,9 @@ read_failure(LlmbVerb verb, int status, const LlmbJson *body, LlmbReply *reply)
 
 	read_error(body, &words);
 	reply->fault = judge_status(verb, status, &words);
-	reply->code = llmb_safe_code(words.detail);
+	reply->code = llmb_safe_code(money_code(&words));
+	if (reply->code == NULL)
+		reply->code = llmb_safe_code(words.detail);
 	if (reply->code == NULL)
 		reply->code = llmb_safe_code(words.type);
 	reply->message = llmb_copy_or_null(words.message);
@@ -823,7 +831,7 @@ fail_by_error(LlmbOutcome *outcome, const ErrorWords *words)
 
 	if (outcome->request_id == NULL)
 		outcome->request_id = llmb_copy_or_null(words->request_id);
-	if (is_about_money(words))
+	if (money_code(words) != NULL)
 	{
 		llmb_outcome_fail(outcome, LLMB_RATE_LIMITED, true, words->message);
 		return;

@@ -117,6 +117,17 @@ WHERE j.labels ? 'case' ORDER BY c.n;
 -- no answer is quoted where others may read
 SELECT count(*) FROM llm_batch.events WHERE message ~ 'many|glad|soon|too long';
 
+-- what a schema of one's own lists holds, whatever the column would take; and its word on null
+SELECT count(llm_batch.submit('cases', '{{body}}', 'mock', mode => 'batch', target => target, filter => 'n = ' || n, labels => '{"own": true}',
+	schema => jsonb_build_object('type', 'object', 'properties', jsonb_build_object(target, property), 'required', required))) AS jobs
+FROM (VALUES (1, 'short', '{"type": "string", "enum": ["a", "b"]}'::jsonb, '["short"]'::jsonb), (2, 'short', '{"type": "string", "const": null}', '["short"]'), (3, 'small', '{"type": "integer", "minimum": 3, "maximum": 3}', '[]'),
+	(4, 'any_json', '{"type": "object", "properties": {"a": {"const": 1}}, "required": ["a"]}', '[]'), (5, 'any_json', '{"type": "object", "properties": {"b": {"const": 1}}, "required": ["a"]}', '[]'),
+	(6, 'any_json', '{"type": ["object", "array"], "items": {"const": 7}}', '[]'), (7, 'words', '{"type": "array", "items": {"const": "w"}}', '[]')) v(n, target, property, required);
+CALL all_ended();
+SELECT c.n, r.answer, CASE WHEN r.state = 'succeeded' THEN (SELECT to_jsonb(c)->k FROM json_object_keys(r.answer::json) k) END AS taken, r.error_code AS code, r.error
+FROM llm_batch.results r JOIN llm_batch.progress j USING (job_id) JOIN cases c ON c.n = r.key::int
+WHERE j.labels ? 'own' ORDER BY c.n;
+
 -- the time zone of what names none is that of the session that submitted
 SET TimeZone = 'America/New_York';
 SELECT llm_batch.submit('cases', '{{body}}', 'mock', mode => 'batch', target => 'moment', filter => 'n = 1',
@@ -149,7 +160,6 @@ CALL all_ended();
 SELECT r.attempt, r.state, r.error_code, r.error, r.answer FROM llm_batch.attempts r JOIN llm_batch.progress j USING (job_id) WHERE j.labels ? 'alone' ORDER BY job_id, attempt;
 
 -- a column that has become another since: asked of the type it has then
-SELECT count(*) FROM cases WHERE small IS NOT NULL;
 BEGIN;
 SELECT llm_batch.submit('cases', '{{body}} Retyped.', 'mock', mode => 'batch', target => 'small, flag', filter => 'n = 3') AS job \gset
 ALTER TABLE cases ALTER small TYPE text, ALTER flag TYPE mood USING NULL;
