@@ -298,6 +298,7 @@ typedef struct LlmbProvider
 	/* limits that the provider documents; sources stand in its file */
 	int64		max_batch_requests;
 	int64		max_batch_bytes;
+	int			window_hours;	/* after which it ends a batch, ready or not */
 
 	bool		inline_requests;	/* the create carries the request file; no upload */
 	bool		unlabelled;		/* listings do not give our token back */

@@ -21,6 +21,7 @@
 #include "utils/timestamp.h"
 
 #include "compat.h"
+#include "estimate.h"
 #include "options.h"
 #include "shmem.h"
 #include "sql.h"
@@ -165,9 +166,13 @@ llmb_retry(PG_FUNCTION_ARGS)
 				 errhint("Items that are cancelled, truncated, refused, stale or in write_back are sent again when their code is named: llm_batch.retry(" INT64_FORMAT ", '{cancelled}').", job->id)));
 	else
 	{
+		char	   *cost = llmb_retry_cost(job, count);
+
 		ereport(NOTICE,
 				(errmsg(INT64_FORMAT " of %d items will be sent again to model \"%s\", and paid again",
-						count, job->total, job->model)));
+						count, job->total, job->model),
+				 cost ? errdetail("That is likely to cost %s USD.", cost) :
+				 errdetail("What that costs is not known.")));
 		ask(job->id, "retry", codes);
 	}
 	PG_RETURN_INT64(count);

@@ -16,6 +16,7 @@
 
 #include "estimate.h"
 #include "price.h"
+#include "request.h"
 
 PG_FUNCTION_INFO_V1(llmb_price_sql);
 
@@ -166,6 +167,25 @@ llmb_put_estimates(const LlmbEstimate *estimate, ReturnSetInfo *set)
 	qsort(candidates, n, sizeof(Candidate), compare_costs);
 	for (int i = 0; i < n; i++)
 		put_row(estimate, &candidates[i], set);
+}
+
+/* ---- retry() ---- */
+
+char *
+llmb_retry_cost(const LlmbJob *job, int64 count)
+{
+	LlmbServer *server = llmb_server_by_name(job->server);
+	char	   *usual = llmb_store_usual_cost(job->id, count);
+	LlmbForecast forecast;
+	const char *reason;
+	LlmbJson   *params;
+
+	if (usual || server == NULL)
+		return usual;
+	params = llmb_json_of_text(llmb_store_job_def(job->id)->params, &reason);
+	llmb_forecast(server, llmb_model(server, job->model), llmb_store_prompt_bytes(job->id, count), (int) count,
+				  Max(0, llmb_json_int(params, "max_tokens", 0)), &forecast);
+	return llmb_forecast_cost(server, job->model, &forecast, server->batch && strcmp(job->mode, "realtime") != 0);
 }
 
 /* ---- price() ---- */

@@ -10,6 +10,7 @@
 
 #include "model.h"
 #include "nodes/execnodes.h"
+#include "store.h"
 
 /* What is asked, as far as its price depends on it. */
 typedef struct LlmbEstimate
@@ -29,5 +30,12 @@ typedef struct LlmbEstimate
  * server and has a price into the set, the cheapest first.  In a transaction.
  */
 extern void llmb_put_estimates(const LlmbEstimate *estimate, ReturnSetInfo *set);
+
+/*
+ * What sending so many items of a job again is likely to cost, in USD as text
+ * (palloc'd): by what its attempts have cost, before that by forecast.  NULL
+ * when it is not known.  In a transaction.
+ */
+extern char *llmb_retry_cost(const LlmbJob *job, int64 count);
 
 #endif							/* LLMB_ESTIMATE_H */

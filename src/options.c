@@ -560,7 +560,8 @@ set_defaults(LlmbServer *server)
 	server->invalid_output_retries = 1;
 	server->poll_min_ms = mock ? 100 : 5000;
 	server->poll_max_ms = mock ? 1000 : 300000;
-	server->batch_timeout_ms = 26 * INT64CONST(3600000);
+	/* the provider's own end comes first, if it comes */
+	server->batch_timeout_ms = ((provider ? provider->window_hours : 24) + 2) * INT64CONST(3600000);
 	server->settle_time_ms = mock ? 0 : 15 * INT64CONST(60000);
 	server->retry_base_ms = mock ? 100 : 2000;
 	server->retry_max_ms = 10 * INT64CONST(60000);

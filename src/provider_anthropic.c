@@ -1303,6 +1303,7 @@ const LlmbProvider llmb_provider_anthropic = {
 	/* "Batch processing": 100,000 requests or 256 MB, whichever is less */
 	.max_batch_requests = 100000,
 	.max_batch_bytes = INT64CONST(256) * 1000 * 1000 - 1000,
+	.window_hours = 24,	/* platform.claude.com, "Batch processing" */
 	.inline_requests = true,
 	.unlabelled = true,
 	.serves = anthropic_serves,

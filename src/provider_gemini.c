@@ -13,7 +13,7 @@
  *
  * - Integers come as strings, and members that are zero or empty do not come.
  * - States are written with one of two prefixes, and may be new: what is not
- *   known has ended only when the operation says "done".
+ *   known to be an end is one only when the operation says "done".
  * - Results stand in one of three places, and a batch that was made from a
  *   file may be answered inside of the operation.  Its output is then
  *   INLINE_OUTPUT instead of the name of a file, fetching it is one more look
@@ -1161,7 +1161,13 @@ soften_failure(LlmbRemoteBatch *batch)
 		batch->fault = LLMB_FAULT_NONE;
 }
 
-/* The operation is done, in a state that is not known. */
+static bool
+is_end(LlmbRemoteState state)
+{
+	return state != LLMB_REMOTE_UNKNOWN && state != LLMB_REMOTE_RUNNING && state != LLMB_REMOTE_CANCELLING;
+}
+
+/* The operation is done, and its state does not say how. */
 static LlmbRemoteState
 state_when_done(const LlmbJson *error, const ErrorWords *words)
 {
@@ -1192,7 +1198,7 @@ read_batch(const LlmbJson *node, LlmbRemoteBatch *batch)
 	read_counts(llmb_json_get(metadata, "batchStats"), batch);
 
 	batch->state = read_state(llmb_string_or_empty(metadata, "state"));
-	if (batch->state == LLMB_REMOTE_UNKNOWN && done != NULL && done->boolean)
+	if (done != NULL && done->boolean && !is_end(batch->state))
 		batch->state = state_when_done(error, &words);
 	if (batch->state == LLMB_REMOTE_FAILED)
 	{
@@ -1643,6 +1649,7 @@ const LlmbProvider llmb_provider_gemini = {
 	.needs_key = true,
 	.max_batch_requests = MAX_BATCH_REQUESTS,
 	.max_batch_bytes = MAX_BATCH_BYTES,
+	.window_hours = 48,	/* ai.google.dev, "Batch API": expires when pending or running for longer */
 	.serves = gemini_serves,
 	.check_params = gemini_check_params,
 	.put_body = gemini_put_body,

@@ -457,6 +457,7 @@ const LlmbProvider llmb_provider_mock = {
 	.needs_key = false,
 	.max_batch_requests = LLMB_OPENAI_MAX_BATCH_REQUESTS,
 	.max_batch_bytes = LLMB_OPENAI_MAX_BATCH_BYTES,
+	.window_hours = 24,
 	.serves = mock_serves,
 	.check_params = llmb_openai_check_params,
 	.put_body = llmb_openai_put_body,

@@ -571,6 +571,7 @@ const LlmbProvider llmb_provider_openai = {
 	.needs_key = true,
 	.max_batch_requests = LLMB_OPENAI_MAX_BATCH_REQUESTS,
 	.max_batch_bytes = LLMB_OPENAI_MAX_BATCH_BYTES,
+	.window_hours = 24,	/* guide "Batch API" */
 	.serves = openai_serves,
 	.check_params = llmb_openai_check_params,
 	.put_body = llmb_openai_put_body,

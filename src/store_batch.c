@@ -146,9 +146,9 @@ llmb_store_add_batch(LlmbBatchRow *batch)
 void
 llmb_store_end_unsent(const LlmbBatchRow *batch, LlmbCode code)
 {
-	llmb_sql_run("INSERT INTO llm_batch.result (job_id, batch_id, completed_at, ordinal, attempt, applied, altered, state, error_code) "
+	llmb_sql_run("INSERT INTO llm_batch.result (job_id, batch_id, completed_at, ordinal, attempt, applied, altered, state, error_code, cost) "
 				 "SELECT b.job_id, b.id, clock_timestamp(), o, b.attempt, false, false, "
-				 " CASE WHEN $2 = 'cancelled' THEN 'cancelled' ELSE 'failed' END, $2 "
+				 " CASE WHEN $2 = 'cancelled' THEN 'cancelled' ELSE 'failed' END, $2, 0 "
 				 "FROM llm_batch.batch b CROSS JOIN unnest(b.items) r CROSS JOIN generate_series(lower(r), upper(r) - 1) o "
 				 "WHERE b.id = $1", "lt", batch->id, llmb_code_name(code));
 }

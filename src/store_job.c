@@ -273,9 +273,9 @@ llmb_store_drop_rest(int64 job, const char *code)
 	int			dropped;
 
 	/* what was to be sent again has a history: it gets an end of its own */
-	llmb_sql_run("INSERT INTO llm_batch.result (job_id, batch_id, completed_at, ordinal, attempt, applied, altered, state, error_code) "
+	llmb_sql_run("INSERT INTO llm_batch.result (job_id, batch_id, completed_at, ordinal, attempt, applied, altered, state, error_code, cost) "
 				 "SELECT q.job_id, 0, clock_timestamp(), q.ordinal, q.attempt, false, false, "
-				 " CASE WHEN $2 = 'cancelled' THEN 'cancelled' ELSE 'failed' END, $2 "
+				 " CASE WHEN $2 = 'cancelled' THEN 'cancelled' ELSE 'failed' END, $2, 0 "
 				 "FROM llm_batch.queue q WHERE q.job_id = $1", "lt", job, code);
 	llmb_sql_run("DELETE FROM llm_batch.queue WHERE job_id = $1", "l", job);
 	rows = llmb_sql("UPDATE llm_batch.job j SET queued = 0, planned_to = j.total, "

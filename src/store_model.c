@@ -190,6 +190,34 @@ llmb_store_learn_enqueued(const char *server, const char *model, int64 tokens)
 				 "ttl", server, model, tokens);
 }
 
+/* ---- what a job's items are like ---- */
+
+char *
+llmb_store_usual_cost(int64 job, int64 count)
+{
+	LlmbRows   *rows = llmb_sql("SELECT trim_scale(round(avg(cost) * $2, 6))::text FROM llm_batch.result "
+								"WHERE job_id = $1 AND input_tokens > 0 AND cost IS NOT NULL",
+								"ll", job, count);
+	char	   *cost = llmb_row_text(rows, 0, 1);
+
+	llmb_sql_done(rows);
+	return cost;
+}
+
+int64
+llmb_store_prompt_bytes(int64 job, int64 count)
+{
+	LlmbRows   *rows = llmb_sql("SELECT (avg(COALESCE(octet_length(p.prompt), 0) + COALESCE(octet_length(p.messages), 0) "
+								" + COALESCE(octet_length(p.system), octet_length(d.system), 0)) * $2)::bigint "
+								"FROM llm_batch.job_def d JOIN llm_batch.prompt p ON p.job_id = d.job_id "
+								"WHERE d.job_id = $1",
+								"ll", job, count);
+	int64		bytes = llmb_row_int(rows, 0, 1);
+
+	llmb_sql_done(rows);
+	return bytes;
+}
+
 /* ---- llm_batch.spending ---- */
 
 #define ADDED(column) \

@@ -80,6 +80,14 @@ typedef struct LlmbSpending
 	char	   *saved_prefix;
 } LlmbSpending;
 
+/*
+ * What so many items of a job cost by what its attempts have cost that had
+ * usage: a number, rounded to a millionth; NULL when none is known.
+ */
+extern char *llmb_store_usual_cost(int64 job, int64 count);
+/* How long so many of its prompts are, if they are as those that are left. */
+extern int64 llmb_store_prompt_bytes(int64 job, int64 count);
+
 /* Adds to llm_batch.spending of that job, mode and the day of "when" (UTC). */
 extern void llmb_store_spend(int64 job, bool realtime, TimestampTz when, const LlmbSpending *spending);
 
