@@ -619,7 +619,10 @@ COMMENT ON COLUMN llm_batch.calibration.output_tokens IS 'output tokens of these
 COMMENT ON COLUMN llm_batch.calibration.max_enqueued_tokens IS
 'the provider''s limit of tokens in waiting batches, as a refusal has taught it; counts for a day';
 COMMENT ON COLUMN llm_batch.calibration.enqueued_at IS 'when that was';
-GRANT SELECT ON llm_batch.calibration TO pg_monitor;
+ALTER TABLE llm_batch.calibration ENABLE ROW LEVEL SECURITY;
+CREATE POLICY monitor ON llm_batch.calibration FOR SELECT
+	USING (pg_catalog.pg_has_role('pg_monitor', 'USAGE'));
+GRANT SELECT ON llm_batch.calibration TO PUBLIC;
 SELECT pg_catalog.pg_extension_config_dump('llm_batch.calibration', '');
 
 -- One row for each day, job and mode, so that it outlives the job's results.

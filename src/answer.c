@@ -1039,8 +1039,10 @@ llmb_answer_listed(const LlmbColumn *column, const LlmbJson *property, const Llm
 
 		listed = lists_text(property, text) || (own && lists_text(property, own));
 	}
+	else if (!column->array)
+		return llmb_answer_check(property, value, column->name, NULL, NULL, reason);
 	/* labels are told from each other by the type already */
-	else if (column->array && column->kind != LLMB_KIND_ENUM && items)
+	else if (column->kind != LLMB_KIND_ENUM && items)
 	{
 		for (const LlmbJson *child = value->first; child && listed; child = child->next)
 		{

@@ -113,6 +113,12 @@ llmb_flight_pause(LlmbFlight *flight, const LlmbJob *job, const char *reason)
 		llmb_store_job_state(job->id, "paused", reason);
 		llmb_flight_say(flight, "paused", "%s", reason);
 	}
+	/* its end waits for the same */
+	else if (strcmp(job->state, "cancelling") == 0 && (job->reason == NULL || strcmp(job->reason, reason) != 0))
+	{
+		llmb_store_job_state(job->id, "cancelling", reason);
+		llmb_flight_say(flight, "waiting", "cannot be cancelled yet: %s", reason);
+	}
 	llmb_flight_wait(flight, 60000);
 }
 

@@ -25,6 +25,9 @@
 #include "realtime.h"
 #include "turn.h"
 
+/* Jobs and stored answers are looked at this often, however busy batches are. */
+#define OTHERS_EVERY_MS	100
+
 static List *flights = NIL;		/* of LlmbFlight */
 static bool dirty = true;		/* jobs are to be looked at */
 static bool commands_pending = true;
@@ -245,14 +248,18 @@ due_flight(TimestampTz now, TimestampTz *next)
 	return NULL;
 }
 
-static bool
+/* Each has its turn: who was served goes behind the others. */
+static void
 run_flight(LlmbFlight *flight)
 {
+	MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
+
+	flights = lappend(list_delete_ptr(flights, flight), flight);
+	MemoryContextSwitchTo(old);
 	if (llmb_batch_is_over(flight->row->state))
 		forget_flight(flight);
 	else if (!llmb_guarded(step_flight, flight, "llm_batch: a step of a batch"))
 		llmb_flight_failed(&flight->party);
-	return true;
 }
 
 /* ---- commands ---- */
@@ -630,6 +637,7 @@ troubled(void)
 long
 llmb_lifecycle_step(void)
 {
+	static TimestampTz others_due = 0;
 	TimestampTz now = GetCurrentTimestamp();
 	TimestampTz next = 0;
 	LlmbFlight *flight;
@@ -637,8 +645,14 @@ llmb_lifecycle_step(void)
 
 	if (commands_pending)
 		return obey() ? 0 : troubled();
-	if ((flight = due_flight(now, &next)) != NULL && run_flight(flight))
+	/* a flight may always have something to do; the others have their turn */
+	flight = due_flight(now, &next);
+	if (flight && now < others_due)
+	{
+		run_flight(flight);
 		return 0;
+	}
+	others_due = TimestampTzPlusMilliseconds(now, OTHERS_EVERY_MS);
 	if (dirty || (next_look != 0 && next_look <= now))
 	{
 		if (!llmb_guarded(look_after_jobs, &did, "llm_batch: looking after jobs"))
@@ -650,6 +664,11 @@ llmb_lifecycle_step(void)
 	{
 		next_answer = 0;
 		return llmb_guarded(apply_answers, NULL, "llm_batch: writing stored answers") ? 0 : troubled();
+	}
+	if (flight)
+	{
+		run_flight(flight);
+		return 0;
 	}
 	if (next_look != 0 && (next == 0 || next_look < next))
 		next = next_look;

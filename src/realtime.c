@@ -50,6 +50,7 @@ typedef struct Lane
 	LlmbPace	pace;
 	int			held;			/* slots that are not free, of all flights */
 	int			flights;		/* that have items to send */
+	int64		rounds;			/* how often places were given */
 	List	   *members;		/* of LlmbRealtime */
 } Lane;
 
@@ -87,7 +88,10 @@ struct LlmbRealtime
 	int			marked;			/* as the table has it */
 	int			next;			/* position of the spool's next line */
 	bool		counted;		/* in lane->flights */
-	bool		starved;		/* the others hold what it could use */
+	bool		wants_place;	/* the others hold what it could use */
+	bool		wants_pace;		/* too many are out for its ready slots */
+	int64		served;			/* lane->rounds when it was last given places */
+	int			parked;			/* ready slots that do not count: nothing may be sent */
 	bool		resend;			/* option on_unanswered */
 	double		tokens_per_byte;
 	double		tokens_per_answer;
@@ -256,9 +260,9 @@ end_slot(Slot *slot, const LlmbEnding *ending)
 	}
 }
 
-/* There may be room now for those who found none. */
+/* One fewer is out: ready slots may go. */
 static void
-wake_starved(Lane *lane)
+wake_for_pace(Lane *lane)
 {
 	ListCell   *lc;
 
@@ -266,9 +270,25 @@ wake_starved(Lane *lane)
 	{
 		LlmbRealtime *member = lfirst(lc);
 
-		if (member->starved)
+		if (member->wants_pace)
 			member->flight->next_at = 0;
-		member->starved = false;
+		member->wants_pace = false;
+	}
+}
+
+/* Places are free: for those who found none. */
+static void
+wake_for_place(Lane *lane)
+{
+	ListCell   *lc;
+
+	foreach(lc, lane->members)
+	{
+		LlmbRealtime *member = lfirst(lc);
+
+		if (member->wants_place)
+			member->flight->next_at = 0;
+		member->wants_place = false;
 	}
 }
 
@@ -285,7 +305,7 @@ slot_ended(LlmbParty *party, LlmbEnding *ending)
 	llmb_pace_ended(pace, end, slot->sent_ms, now, ending->reply.retry_after_ms, backoff);
 	llmb_pace_limits(pace, &ending->limits, now);
 	realtime->flight->next_at = 0;
-	wake_starved(realtime->lane);
+	wake_for_pace(realtime->lane);
 }
 
 /* Something of ours threw while its reply was read. */
@@ -330,6 +350,24 @@ answered_slots(LlmbRealtime *realtime, int *positions, LlmbOutcome **outcomes)
 	return count;
 }
 
+/* More flights than places: is it another's turn? */
+static bool
+others_wait_longer(const LlmbRealtime *realtime)
+{
+	ListCell   *lc;
+
+	if (realtime->lane->flights <= realtime->lane->pace.most)
+		return false;
+	foreach(lc, realtime->lane->members)
+	{
+		LlmbRealtime *member = lfirst(lc);
+
+		if (member != realtime && member->counted && member->held == 0 && member->served < realtime->served)
+			return true;
+	}
+	return false;
+}
+
 /*
  * How many slots this flight may fill once so many are free again: its share
  * of the lane, and never more than the lane may have.
@@ -340,6 +378,8 @@ room(const LlmbRealtime *realtime, int answered)
 	const Lane *lane = realtime->lane;
 	int			share = Max(1, lane->pace.most / Max(lane->flights, 1));
 
+	if (others_wait_longer(realtime))
+		return 0;
 	return Min(share - realtime->held, lane->pace.most - lane->held) + answered;
 }
 
@@ -379,6 +419,7 @@ fill_slots(LlmbRealtime *realtime, int count)
 		slot->state = SLOT_READY;
 		realtime->held++;
 		realtime->lane->held++;
+		realtime->served = ++realtime->lane->rounds;
 		count--;
 	}
 }
@@ -545,7 +586,7 @@ send_ready(LlmbRealtime *realtime, const LlmbGround *ground)
 			if (wait > 0)
 				llmb_flight_wait(realtime->flight, wait);
 			else
-				realtime->starved = true;
+				realtime->wants_pace = true;
 			return;
 		}
 		slot->party.body = slot->body;
@@ -721,6 +762,22 @@ count_flight(LlmbRealtime *realtime, bool unsent)
 	realtime->counted = unsent;
 }
 
+/*
+ * Slots that are ready while nothing may be sent (the job is paused, the key
+ * is refused) leave their places to other jobs of the key.  Their items stay
+ * marked: a crash meanwhile counts them as uncertain, though they never went.
+ */
+static void
+park(LlmbRealtime *realtime, bool parking)
+{
+	int			ready = 0;
+
+	for (int i = 0; parking && i < realtime->slot_count; i++)
+		ready += realtime->slots[i].state == SLOT_READY;
+	realtime->lane->held += realtime->parked - ready;
+	realtime->parked = ready;
+}
+
 /* What was never sent because its end was asked for. */
 static void
 release_ready(LlmbRealtime *realtime)
@@ -737,26 +794,39 @@ llmb_realtime_step(LlmbFlight *flight)
 {
 	LlmbRealtime *realtime;
 	LlmbGround	ground;
+	Lane	   *lane;
+	int			held;
+	int			sharing;
 	bool		ready;
 
 	if (flight->realtime == NULL && !begin(flight))
 		return;
 	realtime = flight->realtime;
+	lane = realtime->lane;
+	held = lane->held;
+	sharing = lane->flights;
+	realtime->wants_place = realtime->wants_pace = false;
 	count_flight(realtime, has_unsent(realtime));
 	/* the end of a request, or of a wait, makes it due again */
 	llmb_flight_wait(flight, 60000);
 	ready = take_turn(realtime, &ground);
+	park(realtime, !ready && !flight->cancel);
 	if (flight->cancel)
 		release_ready(realtime);
 	else if (ready)
 		send_ready(realtime, &ground);
-	count_flight(realtime, has_unsent(realtime));
-	wake_starved(realtime->lane);
-	realtime->starved |= has_unsent(realtime) && realtime->held == 0;
+	count_flight(realtime, ready && has_unsent(realtime));
+	if (lane->held < held || lane->flights < sharing)
+		wake_for_place(lane);
 	if (realtime->held == 0 && !has_unsent(realtime))
 		end(flight);
-	else if (ready && has_unsent(realtime) && room(realtime, 0) > 0)
-		flight->next_at = 0;
+	else if (ready && has_unsent(realtime))
+	{
+		if (room(realtime, 0) > 0)
+			flight->next_at = 0;
+		else
+			realtime->wants_place = true;
+	}
 }
 
 bool
@@ -775,6 +845,7 @@ llmb_realtime_free(LlmbFlight *flight)
 	if (realtime == NULL)
 		return;
 	count_flight(realtime, false);
+	park(realtime, false);
 	realtime->lane->members = list_delete_ptr(realtime->lane->members, realtime);
 	for (int i = 0; i < realtime->slot_count; i++)
 	{

@@ -495,6 +495,20 @@ llmb_is_embedding(const LlmbServer *server, const LlmbModel *model)
 		(model->model_class && strcmp(model->model_class, "embedding") == 0);
 }
 
+void
+llmb_check_schema(const char *given)
+{
+	const char *reason;
+	LlmbJson   *schema = given ? llmb_json_of_text(given, &reason) : NULL;
+
+	if (schema && llmb_json_get(schema, "type") && !llmb_schema_has_type(schema, "object"))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("the schema does not describe an object"),
+				 errdetail("Its \"type\" is another one; an answer with a schema is always a JSON object."),
+				 errhint("Make the value a property: {\"type\": \"object\", \"properties\": {\"value\": ...}, \"required\": [\"value\"], \"additionalProperties\": false}.")));
+}
+
 static char *
 target_type(const LlmbSource *source, int target)
 {

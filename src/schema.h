@@ -16,6 +16,9 @@
 /* Whether what comes back is a vector instead of text. */
 extern bool llmb_is_embedding(const LlmbServer *server, const LlmbModel *model);
 
+/* Raises unless a given schema (or NULL), an object, can describe an object. */
+extern void llmb_check_schema(const char *given);
+
 /*
  * The JSON schema that answers of a job over a table are asked for in: the
  * given one (or NULL), which must then describe every target; else derived

@@ -325,6 +325,7 @@ read_arguments(FunctionCallInfo fcinfo, const char *function, int model, int tai
 	ask->model = llmb_model(ask->server, job->model);
 	no_embedding(ask, job->def.system, "system");
 	no_embedding(ask, job->def.schema, "schema");
+	llmb_check_schema(job->def.schema);
 	check_mode(ask);
 	job->max_cost = max_cost_arg(fcinfo, tail + ARG_MAX_COST, ask);
 	check_params(ask, job->def.params);

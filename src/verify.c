@@ -99,32 +99,57 @@ llmb_verify_candidate(const LlmbFlight *flight)
 	return flight->ended_candidate;
 }
 
-/* Does the line hold a custom_id of this batch? */
-static bool
-is_ours(const LlmbFlight *flight, const LlmbProvider *provider, char *line, size_t len)
+typedef enum Whose
+{
+	NOT_SAID,					/* no custom_id can be read in it */
+	OURS,
+	SOMEBODY_ELSES
+} Whose;
+
+static Whose
+whose_line(const LlmbFlight *flight, char *line, size_t len)
 {
 	LlmbOutcome outcome = {0};
 	size_t		token_len = strlen(flight->row->token);
 
-	return provider->read_line(line, len, &outcome) && outcome.custom_id &&
-		strncmp(outcome.custom_id, flight->row->token, token_len) == 0 &&
-		outcome.custom_id[token_len] == '-';
+	if (len == 0 || !flight->party.provider->read_line(line, len, &outcome) || outcome.custom_id == NULL)
+		return NOT_SAID;
+	return strncmp(outcome.custom_id, flight->row->token, token_len) == 0 &&
+		outcome.custom_id[token_len] == '-' ? OURS : SOMEBODY_ELSES;
+}
+
+/* The first line that says it. */
+static Whose
+whose_lines(const LlmbFlight *flight, char *lines, size_t len)
+{
+	size_t		at = 0;
+	Whose		whose = NOT_SAID;
+
+	while (at < len && whose == NOT_SAID)
+	{
+		size_t		consumed;
+		ssize_t		found = llmb_jsonl_next(lines + at, len - at, &consumed);
+
+		if (found < 0)
+			found = consumed = len - at;
+		lines[at + found] = '\0';
+		whose = whose_line(flight, lines + at, found);
+		at += consumed;
+	}
+	return whose;
 }
 
 void
 llmb_verify_lines(LlmbFlight *flight, char *lines, size_t len)
 {
-	size_t		consumed;
-	ssize_t		found = llmb_jsonl_next(lines, len, &consumed);
-	bool		ours;
+	Whose		whose = whose_lines(flight, lines, len);
 
-	if (found < 0)
-		found = len;
-	lines[found] = '\0';
-	ours = is_ours(flight, flight->party.provider, lines, found);
+	/* then the next lines may say it; when none does, nothing is proved */
+	if (whose == NOT_SAID)
+		return;
 	llmb_call_drop(&flight->party);
 	flight->next_at = 0;
-	if (!ours)
+	if (whose == SOMEBODY_ELSES)
 	{
 		flight->strangers = append_kept(flight, flight->strangers, flight->ended_candidate);
 		flight->ended_candidate = NULL;

@@ -20,8 +20,8 @@ extern bool llmb_verify_page(LlmbFlight *flight, const LlmbReply *reply, const L
 extern const char *llmb_verify_candidate(const LlmbFlight *flight);
 
 /*
- * The first lines of that candidate's results: adopts it, or strikes it off.
- * Outside of a turn; the call is over then.
+ * Lines of that candidate's results: adopts it, or strikes it off, and then
+ * the call is over.  Outside of a turn.
  */
 extern void llmb_verify_lines(LlmbFlight *flight, char *lines, size_t len);
 

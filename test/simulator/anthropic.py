@@ -437,11 +437,11 @@ class Job:
         self.counts[result["type"]] += 1
         shown_id = effect.get("custom_id", custom_id)
         line = {"result": result} if shown_id is None else {"custom_id": shown_id, "result": result}
-        return life.Line("results", line, False, custom_id=custom_id, effect=effect)
+        return life.Line("output", line, False, custom_id=custom_id, effect=effect)
 
     def deliver(self, batch, written):
         if not batch.plan["no_output_file"]:
-            self.results = written.get("results") or self.empty()
+            self.results = written.get("output") or self.empty()
 
     def empty(self):
         path = self.world.new_path()
@@ -516,7 +516,8 @@ def show_model(model):
             "created_at": "2026-01-01T00:00:00Z", "max_input_tokens": model.max_input, "max_tokens": model.max_output,
             "capabilities": {
                 "batch": can(), "citations": can(), "code_execution": can(), "image_input": can(),
-                "pdf_input": can(), "structured_outputs": can(), "context_management": {"supported": False},
+                "pdf_input": can(), "structured_outputs": can(), "context_management": {"supported": False, **dict.fromkeys(
+                    ("clear_thinking_20251015", "clear_tool_uses_20250919", "compact_20260112"))},
                 "effort": {"supported": bool(kind.efforts),
                            **{effort: can(effort in kind.efforts) for effort in messages.EFFORTS}},
                 "thinking": {"supported": True, "types": {name: can(name in kind.thinking)

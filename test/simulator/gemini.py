@@ -344,7 +344,7 @@ def known_model(world, name, method):
 def show_model(model):
     methods = ["generateContent", "countTokens", "batchGenerateContent"] if model.max_output else \
         ["embedContent", "asyncBatchEmbedContent"]
-    return {"name": f"models/{model.name}", "version": "001", "displayName": model.name,
+    return {"name": f"models/{model.name}", "baseModelId": model.name, "version": "001", "displayName": model.name,
             "inputTokenLimit": model.max_input, "outputTokenLimit": max(1, model.max_output),
             "supportedGenerationMethods": methods}
 

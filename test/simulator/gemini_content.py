@@ -170,6 +170,8 @@ class _JsonSchema:
             raise Bad(f"{path}.type: unknown type {json.dumps(schema.get('type'))}.")
         if "enum" in schema and (not isinstance(schema["enum"], list) or not schema["enum"]):
             raise Bad(f"{path}.enum: must not be empty.")
+        if any(isinstance(value, bool) or not isinstance(value, (str, int, float)) for value in schema.get("enum", ())):
+            raise Bad(f"{path}.enum: only strings and numbers are supported.")
         if not isinstance(schema.get("properties", {}), dict):
             raise Bad(f"{path}.properties: must be an object.")
         for name in schema.get("required", ()):

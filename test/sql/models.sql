@@ -213,6 +213,35 @@ SELECT c.answers, e.note, e.output_tokens = ceil(c.output_tokens::numeric * 25 /
 FROM llm_batch.calibration c, llm_batch.estimate('page', 'Summarise: {{body}}', 'dear', server => 'mock') e
 WHERE c.model = 'dear' AND e.asked AND c.server = 'mock';
 
+-- what a provider did not run costs nothing; sending it again is forecast, then goes by what was paid
+CREATE SERVER broken FOREIGN DATA WRAPPER llm_batch OPTIONS (api 'mock', latency '0', failure_rate '1', max_attempts '1');
+SELECT llm_batch.submit('page', 'Summarise: {{body}}', 'dear', server => 'broken', mode => 'batch') AS job \gset
+\set VERBOSITY sqlstate
+CALL llm_batch.wait(:job);
+\set VERBOSITY default
+SELECT state, failed, cost, saved, cost_unknown FROM llm_batch.progress WHERE job_id = :job;
+SET client_min_messages = notice;
+BEGIN;
+SELECT llm_batch.retry(:job);
+ROLLBACK;
+UPDATE llm_batch.model SET batch_output = NULL WHERE api = 'mock';
+BEGIN;
+SELECT llm_batch.retry(:job);
+ROLLBACK;
+UPDATE llm_batch.model SET batch_output = CASE name WHEN 'dear' THEN 0.25 ELSE 1 END WHERE api = 'mock';
+SET client_min_messages = warning;
+SELECT llm_batch.submit('page', 'Summarise: {{body}}', 'dear', server => 'mock', mode => 'batch', params => '{"max_tokens": 1}') AS job \gset
+\set VERBOSITY sqlstate
+CALL llm_batch.wait(:job);
+\set VERBOSITY default
+SELECT state, failed, cost > 0 AS cost, cost_unknown FROM llm_batch.progress WHERE job_id = :job;
+SELECT round(cost, 6) AS paid FROM llm_batch.progress WHERE job_id = :job;
+SET client_min_messages = notice;
+BEGIN;
+SELECT llm_batch.retry(:job, '{truncated}');
+ROLLBACK;
+SET client_min_messages = warning;
+
 -- who sees what was spent
 SELECT count(*) > 1 AS own FROM llm_batch.costs;
 SET ROLE regress_llmb_reader;

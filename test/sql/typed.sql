@@ -122,7 +122,7 @@ SELECT count(llm_batch.submit('cases', '{{body}}', 'mock', mode => 'batch', targ
 	schema => jsonb_build_object('type', 'object', 'properties', jsonb_build_object(target, property), 'required', required))) AS jobs
 FROM (VALUES (1, 'short', '{"type": "string", "enum": ["a", "b"]}'::jsonb, '["short"]'::jsonb), (2, 'short', '{"type": "string", "const": null}', '["short"]'), (3, 'small', '{"type": "integer", "minimum": 3, "maximum": 3}', '[]'),
 	(4, 'any_json', '{"type": "object", "properties": {"a": {"const": 1}}, "required": ["a"]}', '[]'), (5, 'any_json', '{"type": "object", "properties": {"b": {"const": 1}}, "required": ["a"]}', '[]'),
-	(6, 'any_json', '{"type": ["object", "array"], "items": {"const": 7}}', '[]'), (7, 'words', '{"type": "array", "items": {"const": "w"}}', '[]')) v(n, target, property, required);
+	(6, 'any_json', '{"type": ["object", "array"], "items": {"const": 7}}', '[]'), (7, 'words', '{"type": "array", "items": {"const": "w"}}', '[]'), (8, 'short', '{"const": {"a": 1}}', '[]'), (9, 'short', '{"type": "object", "const": [1]}', '[]')) v(n, target, property, required);
 CALL all_ended();
 SELECT c.n, r.answer, CASE WHEN r.state = 'succeeded' THEN (SELECT to_jsonb(c)->k FROM json_object_keys(r.answer::json) k) END AS taken, r.error_code AS code, r.error
 FROM llm_batch.results r JOIN llm_batch.progress j USING (job_id) JOIN cases c ON c.n = r.key::int
@@ -155,7 +155,8 @@ SELECT llm_batch.submit_prompts(ARRAY['x'], 'mock', mode => 'batch', labels => '
 	('{"type": "object", "properties": {"n": {"type": "integer", "const": "7"}}, "required": ["n"]}'),
 	('{"type": "object", "properties": {"m": {"type": "integer"}}, "required": ["n"]}'),
 	('{"type": "object", "properties": {"l": {"type": "array", "items": {"type": "string"}, "const": ["a", 1]}}}'),
-	('{"const": "x"}')) v(schema);
+	('{"const": "x"}'),
+	('{}'), ('{"anyOf": [{"type": "object"}]}')) v(schema);
 CALL all_ended();
 SELECT r.attempt, r.state, r.error_code, r.error, r.answer FROM llm_batch.attempts r JOIN llm_batch.progress j USING (job_id) WHERE j.labels ? 'alone' ORDER BY job_id, attempt;
 
@@ -189,6 +190,10 @@ EXCEPTION WHEN OTHERS THEN
 	RETURN format('%s: %s', SQLSTATE, SQLERRM) || COALESCE(E'\n  DETAIL: ' || NULLIF(detail, ''), '') || COALESCE(E'\n  HINT: ' || NULLIF(hint, ''), '');
 END $$;
 SELECT attempt(target) FROM (VALUES ('composite'), ('bytes'), ('span'), ('dot'), ('pairs'), ('named')) v(target);
+
+-- and a schema that describes no object
+SELECT attempt('named', 'mock', 'strange', ', schema => ''{"type": "string"}''');
+SELECT attempt('named', 'mock', 'strange', ', schema => ''{"type": ["array", "null"], "properties": {"named": {}}}''');
 
 -- embeddings: a vector into an array, or into pgvector's type
 INSERT INTO llm_batch.model (api, name, class) VALUES ('mock', 'mock-embedding', 'embedding');

@@ -102,13 +102,14 @@ begin('NOT NULL', q{ALTER TABLE articles ADD grade varchar(5) NOT NULL DEFAULT '
 $sim->rule({}, items => [
 	{ do => { answer => { summary => 'fine', grade => '3', note => undef } } },
 	{ prompt_contains => 'Article 7 ', do => { answer => { summary => 'fine', grade => undef, note => 'n' } } },
+	{ prompt_contains => 'Article 9 ', do => { answer => qq(Here it is:\n```json\n{"summary": "fine", "grade": 3, "note": null,}\n```\nAnything else?) } },
 	{ prompt_contains => 'Article 8 ', do => { answer => { summary => 'fine', grade => 'very good', note => 'n' } } } ]);
 my $job = submit($node, target => 'summary, grade, note');
 is(wait_job($node, $job), 'partial', 'NOT NULL: the job is partial') or explain_job($node, $job);
 check_job($node, $job, 'NOT NULL');
-is(with_code($job, 'write_back'), '7 8', 'NOT NULL: the rows that refuse, and no others');
-like(sql($node, "SELECT error FROM llm_batch.results WHERE job_id = $job AND key = '7'"), qr/null value in column "grade"/, 'NOT NULL: the reason');
-like(sql($node, "SELECT error FROM llm_batch.results WHERE job_id = $job AND key = '8'"), qr/value too long for type character varying/, 'a value that the type refuses: the reason');
+is(with_code($job, 'invalid_output'), '7 8', 'NOT NULL: the answers that do not fit, and no others');
+like(sql($node, "SELECT error FROM llm_batch.results WHERE job_id = $job AND key = '7'"), qr/column "grade": expected text of at most 5 characters, got null/, 'NOT NULL: the reason');
+like(sql($node, "SELECT error FROM llm_batch.results WHERE job_id = $job AND key = '8'"), qr/column "grade": expected text of at most 5 characters, got "very good"/, 'a value that the type refuses: the reason');
 is(sql($node, q{SELECT count(*) FROM articles WHERE (summary, grade) = ('fine', '3') AND note IS NULL}), $count - 2, 'NOT NULL: all others are written');
 is(sql($node, 'SELECT count(*) FROM articles WHERE id IN (7, 8) AND summary IS NULL AND length(grade) = 0'), '2', 'NOT NULL: of those two no column is');
 

@@ -81,6 +81,19 @@ check($name, $job, 1);
 runs_of_ours($name, 1);
 ok(event($job, 'verifying') > 0, "$name: it was looked for");
 
+# ---- one candidate, whose results do not begin well ----
+
+$name = 'created and not answered, its first line spoilt';
+begin($name);
+$sim->fault($create, { cut_after_commit => $true });
+$sim->rule({ mode => 'batch' }, shuffle => $sim->false, items => [ { nth => 1, do => { malformed => $true } } ]);
+$job = submit_job();
+is(wait_job($node, $job), 'succeeded', "$name: the job ends well");
+is(event($job, 'absent'), 0, "$name: nothing was taken for absent");
+# the one whose line cannot be read is sent again, as on_unanswered says
+is(sql($node, "SELECT string_agg(items::text, ' ' ORDER BY batch_id) FROM llm_batch.batches WHERE job_id = $job"), "$count 1",
+	"$name: the others were not sent again");
+
 # ---- two of equal size; one of them is a stranger's ----
 
 $name = 'a stranger\'s batch of equal size';

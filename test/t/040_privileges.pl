@@ -49,7 +49,7 @@ sub refused
 # Every table and view of the extension that holds rows of jobs.
 my @relations = split /\n/, sql($node, q{
 	SELECT c.oid::regclass FROM pg_class c
-	WHERE c.relnamespace = 'llm_batch'::regnamespace AND c.relkind IN ('r', 'v') AND c.relname <> 'workers' ORDER BY 1});
+	WHERE c.relnamespace = 'llm_batch'::regnamespace AND c.relkind IN ('r', 'v') AND c.relname NOT IN ('workers', 'model') ORDER BY 1});
 
 # All rows that a role gets to see, as text.
 sub all_that_is_seen

@@ -129,19 +129,35 @@ foreach my $name (sort keys %encoding)
 	is(ended($name, $job), 'succeeded', "$encoding{$name}: a job with two targets ends");
 	is(db($name, qq{SELECT DISTINCT "gek\xc3\xbcrzt", "gr\xc3\xb6\xc3\x9fe" FROM "Stra\xc3\x9fen"}),
 		($name eq 'latin1' ? '5 \u20ac' : "5 \xe2\x82\xac") . "|gro\xc3\x9f", "$encoding{$name}: each column has its member");
-	like(last_file(), qr/"gr\xc3\xb6\xc3\x9fe":\{"type":"string"/, "$encoding{$name}: the schema is UTF-8 as well");
+	like(last_file(), qr/"gr\xc3\xb6\xc3\x9fe":\{"type":\["string","null"\]/, "$encoding{$name}: the schema is UTF-8 as well");
+	is(db($name, "SELECT DISTINCT altered FROM llm_batch.results WHERE job_id = $job"), $name eq 'latin1' ? 't' : 'f', "$encoding{$name}: told when a member is altered");
 	$sim->reset;
 	answer_with('{"gek\u00fcrzt": "vor\u0000nach", "gr\u00f6\u00dfe": "vor\ud800nach"}');
 	$job = db($name, qq{SELECT llm_batch.submit('"Stra\xc3\x9fen"', '{{body}}', 'gpt-6-luna', '"gek\xc3\xbcrzt", "gr\xc3\xb6\xc3\x9fe"', server => 'sim', mode => 'batch')});
 	is(ended($name, $job), 'succeeded', "$encoding{$name}: two targets, and what is no text: the job ends");
 	is(db($name, qq{SELECT DISTINCT "gek\xc3\xbcrzt" = "gr\xc3\xb6\xc3\x9fe", "gr\xc3\xb6\xc3\x9fe" FROM "Stra\xc3\x9fen"}),
 		't|' . ($name eq 'latin1' ? 'vor\ufffdnach' : "vor\xef\xbf\xbdnach"), "$encoding{$name}: replaced in each column");
+	is(db($name, "SELECT DISTINCT altered FROM llm_batch.results WHERE job_id = $job"), 't', "$encoding{$name}: and told");
+}
+
+# labels of an enum, and a column's comment
+foreach my $name (sort keys %encoding)
+{
+	db($name, qq{CREATE TYPE "Ma\xc3\x9fe" AS ENUM ('gro\xc3\x9f', 'klein'); ALTER TABLE "Stra\xc3\x9fen" ADD typ "Ma\xc3\x9fe" NOT NULL DEFAULT 'klein';
+		COMMENT ON COLUMN "Stra\xc3\x9fen".typ IS 'Gr\xc3\xb6\xc3\x9fe'});
+	$sim->reset;
+	answer_with('"Hier: {\\"typ\\": \\"gro\\u00df\\"}!"');
+	my $job = db($name, qq{SELECT llm_batch.submit('"Stra\xc3\x9fen"', '{{body}}', 'gpt-6-luna', 'typ', server => 'sim', mode => 'batch')});
+	is(ended($name, $job), 'succeeded', "$encoding{$name}: a job with an enum as target ends");
+	is(db($name, qq{SELECT DISTINCT typ FROM "Stra\xc3\x9fen"}), "gro\xc3\x9f", "$encoding{$name}: the label is there");
+	like(last_file(), qr/"typ":\{"type":"string","enum":\["gro\xc3\x9f","klein"\],"description":"Gr\xc3\xb6\xc3\x9fe"\}/, "$encoding{$name}: labels and comment are UTF-8");
 }
 
 # ---- SQL_ASCII holds anything; what is not UTF-8 is refused at submit ----
 
 $ENV{PGCLIENTENCODING} = 'SQL_ASCII';
-db('ascii', q{CREATE TABLE raw (id int PRIMARY KEY, body text, answer text);
+db('ascii', q{CREATE TABLE raw (id int PRIMARY KEY, body text, answer text, other text);
+	COMMENT ON COLUMN raw.other IS E'caf\xe9';
 	INSERT INTO raw VALUES (1, 'fine', NULL), (2, E'caf\xe9', NULL)});
 my $jobs = db('ascii', 'SELECT count(*) FROM llm_batch.job');
 foreach my $case (
@@ -153,6 +169,7 @@ foreach my $case (
 	[ 'a query\'s system text', q{llm_batch.submit_query($$SELECT 1 AS key, 'fine' AS prompt, E'caf\xe9' AS system$$, 'gpt-6-luna', server => 'sim')} ],
 	[ 'messages', q{llm_batch.submit_query($$SELECT 1 AS key, jsonb_build_array(jsonb_build_object('role', 'user', 'content', E'caf\xe9')) AS messages$$, 'gpt-6-luna', server => 'sim')} ],
 	[ 'a schema', q{llm_batch.submit_prompts('{fine}', 'gpt-6-luna', server => 'sim', schema => jsonb_build_object('title', E'caf\xe9'))} ],
+	[ 'a target\'s comment', q{llm_batch.submit('raw', '{{body}}', 'gpt-6-luna', 'answer, other', server => 'sim', filter => 'id = 1')} ],
 	[ 'a parameter', q{llm_batch.submit_prompts('{fine}', 'gpt-6-luna', server => 'sim', params => jsonb_build_object('stop', E'caf\xe9'))} ])
 {
 	my ($what, $call) = @$case;

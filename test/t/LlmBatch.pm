@@ -32,14 +32,16 @@ use Test::More;
 use Time::HiRes qw(sleep time);
 
 our @EXPORT = qw(
-  start_node start_sim create_server create_articles load_articles
+  start_node start_sim create_server create_articles create_typed_articles load_articles
   sql quote submit job_row wait_until wait_job watch_job explain_job
-  check_job check_prompts_ran_once check_sim worker_pid rss_kb
+  check_job check_prompts_ran_once check_bill check_sim validate_record worker_pid rss_kb
 );
 
 my $TOP = File::Spec->rel2abs(dirname(__FILE__) . '/../..');
 
-our $MODEL = 'gpt-6-luna';
+# The cheapest model of each provider.
+our %MODEL = (openai => 'gpt-6-luna', anthropic => 'claude-haiku-4-5', gemini => 'gemini-3.5-flash-lite');
+our $MODEL = $MODEL{openai};
 our $PROMPT = 'Summarise: {{body}}';
 
 # A limit for whatever should happen "soon", for slow machines as well.
@@ -70,6 +72,8 @@ sub start_node
 #	tls			1: HTTPS; $sim->ca_file is what to trust
 #	options		{name => value} of the simulator, see its README.  By default a
 #				batch lives for a quarter of a second.
+#	record		1: $sim->record_file has every request, see validate_record()
+# One simulator plays all providers, each under paths of its own.
 sub start_sim
 {
 	my (%opt) = @_;
@@ -84,9 +88,11 @@ sub start_sim
 }
 
 # create_server($node, $sim, %options): a server that calls the simulator, and
-# a key for the current user.  Times are short, so that tests are.
+# a key for the current user.  Times are short, so that tests are; nothing goes
+# in real time unless it is asked for.
 #	name		'sim'
 #	key			of the user mapping; undef: no mapping
+#	api			'openai', 'anthropic' or 'gemini'; base_url follows
 # All other options are those of the server; undef leaves one out.
 sub create_server
 {
@@ -95,7 +101,8 @@ sub create_server
 	my $key = exists $given{key} ? delete $given{key} : 'sk-test';
 	my %opt = (
 		api => 'openai',
-		base_url => $sim->base_url,
+		base_url => $sim->base_url($given{api}),
+		realtime_threshold => 0,
 		poll_min => '50ms',
 		poll_max => '200ms',
 		retry_base => '50ms',
@@ -127,6 +134,20 @@ sub create_articles
 		INSERT INTO $name
 		SELECT n, format('Article %s speaks. %s', n, repeat('words and ', $filler))
 		FROM generate_series(1, $count) n});
+}
+
+# create_typed_articles($node, $count, $name): the same with a column for each
+# type of answer that there is a difference between.
+sub create_typed_articles
+{
+	my ($node, $count, $name) = @_;
+	$name //= 'articles';
+
+	create_articles($node, $count, name => $name);
+	sql($node, qq{
+		DO \$\$ BEGIN CREATE TYPE mood AS ENUM ('good', 'bad', 'it depends'); EXCEPTION WHEN duplicate_object THEN END \$\$;
+		ALTER TABLE $name ADD mood mood, ADD score int, ADD urgent boolean;
+		COMMENT ON COLUMN $name.mood IS 'how the article leaves its reader'});
 }
 
 # What the simulator answers for a row of create_articles and $PROMPT: the
@@ -342,6 +363,41 @@ sub check_prompts_ran_once
 		"$count 1 1", $name // "the bill shows $count prompts, each run once");
 }
 
+# check_bill($node, $sim, $jobs, $name): progress.cost of these jobs, which are
+# all that ran since the simulator's start or reset, is the bill to the last
+# digit, and nobody's cost is unknown.
+sub check_bill
+{
+	my ($node, $sim, $jobs, $name) = @_;
+	my $list = join ', ', ref $jobs ? @$jobs : $jobs;
+	my $cost = sql($node, qq{
+		SELECT concat_ws(' ', trim_scale(COALESCE(sum(cost), 0)), 'unknown', sum(cost_unknown))
+		FROM llm_batch.progress WHERE job_id IN ($list)});
+	my $bill = $sim->call('GET', 'bill');
+
+	return is($cost, "$bill->{usd} unknown 0", ($name // "job $list") . ': progress.cost is the bill')
+	  || diag(JSON::PP->new->canonical->encode($bill->{lines}));
+}
+
+# validate_record($sim, $name): every request that was recorded is valid by its
+# provider's OpenAPI document; returns {operation => count}, or nothing where
+# the documents are not there.
+sub validate_record
+{
+	my ($sim, $name) = @_;
+	my $specs = ($ENV{LLM_BATCH_SHARED} // "$TOP/../shared") . '/specs';
+
+	return if !-d $specs;
+	open my $pipe, '-|', $sim->{python}, "$TOP/test/openapi/validate", '--specs', $specs, $sim->record_file
+	  or die "$sim->{python}: $!";
+	chomp(my @lines = <$pipe>);
+	close $pipe;
+	my @problems = grep { /^problem: / } @lines;
+	ok(@problems == 0 && $? == 0, $name // 'every request is valid by its provider\'s document')
+	  or diag(join "\n", @problems, "status $?");
+	return { map { /^(\d+) (.*)/ ? ($2 => $1) : () } @lines };
+}
+
 # The simulator itself has no complaint.
 sub check_sim
 {
@@ -405,6 +461,7 @@ sub start
 	my $errors = "$PostgreSQL::Test::Utils::log_path/simulator_" . POSIX::getpid() . '_' . ++$number . '.log';
 
 	push @command, '--tls', "$dir/tls" if $opt{tls};
+	push @command, '--record', $self->record_file if $opt{record};
 	push @command, map { ('--option', "$_=$opt{options}{$_}") } sort keys %{ $opt{options} // {} };
 	pipe my $child_in, my $in or die "pipe: $!";
 	pipe my $out, my $child_out or die "pipe: $!";
@@ -432,7 +489,14 @@ sub start
 sub port { return $_[0]->{port} }
 sub ca_file { return $_[0]->{ca_file} }
 sub origin { return "$_[0]->{scheme}://127.0.0.1:$_[0]->{port}" }
-sub base_url { return $_[0]->origin . '/v1' }
+sub record_file { return "$_[0]->{dir}/record" }
+
+# As the providers' own clients cut it.
+sub base_url
+{
+	my ($self, $api) = @_;
+	return $self->origin . (($api // 'openai') eq 'openai' ? '/v1' : '');
+}
 
 sub stop
 {
@@ -517,12 +581,19 @@ sub wait_for
 	}
 }
 
+# How each provider wants the key.
+my %KEY_HEADER = (
+	openai => [ Authorization => 'Bearer sk-other' ],
+	anthropic => [ 'x-api-key' => 'sk-other', 'anthropic-version' => '2023-06-01' ],
+	gemini => [ 'x-goog-api-key' => 'sk-other' ]);
+
 # A call to the provider itself, behind the back of the extension; the reply.
+# The path follows base_url.
 sub api
 {
-	my ($self, $method, $path, $content, $type) = @_;
-	my %headers = (Authorization => 'Bearer sk-other', 'Content-Type' => $type // 'application/json');
-	my $reply = $self->{http}->request($method, $self->base_url . $path, { headers => \%headers, content => $content // '{}' });
+	my ($self, $method, $path, $content, $type, $api) = @_;
+	my %headers = (@{ $KEY_HEADER{ $api // 'openai' } }, 'Content-Type' => $type // 'application/json');
+	my $reply = $self->{http}->request($method, $self->base_url($api) . $path, { headers => \%headers, content => $content // '{}' });
 
 	die "$path: $reply->{status} $reply->{content}" if !$reply->{success};
 	return JSON::PP->new->decode($reply->{content});

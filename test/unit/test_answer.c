@@ -410,7 +410,7 @@ checked(const char *schema, const char *json, const char *skipped)
 {
 	const char *reason = NULL;
 
-	return llmb_answer_check(parse(schema), parse(json), skipped ? skip_t : NULL, skipped, &reason) ? "fits" : reason;
+	return llmb_answer_check(parse(schema), parse(json), "", skipped ? skip_t : NULL, skipped, &reason) ? "fits" : reason;
 }
 
 static void
@@ -437,6 +437,53 @@ test_check(void)
 	is_text(checked(schema, "{\"n\":1,\"t\":[]}", "t"), "fits", "check: and be anything");
 	is_text(checked("{\"properties\":{\"a\":true}}", "{\"a\":1}", NULL), "fits", "check: a schema may be true");
 	is_text(checked("{\"type\":7,\"required\":[1],\"properties\":[],\"anyOf\":{},\"items\":1}", "{}", NULL), "the answer: expected type 7, got {}", "check: a strange schema");
+}
+
+/* ---- what a target's property says ---- */
+
+static bool
+listed(LlmbColumn column, const char *property, const char *json)
+{
+	const char *reason = NULL;
+	const char *text;
+	LlmbJson   *value = parse(json);
+
+	column.name = "c";
+	column.nullable = true;
+	return llmb_answer_value(&column, value, &text, &reason) &&
+		llmb_answer_listed(&column, property ? parse(property) : NULL, value, text, &reason);
+}
+
+static void
+test_listed(void)
+{
+	LlmbColumn	text = {.kind = LLMB_KIND_TEXT};
+	LlmbColumn	number = {.kind = LLMB_KIND_INTEGER, .min = 0, .max = 100};
+	LlmbColumn	words = {.kind = LLMB_KIND_TEXT, .array = true};
+	static const char *const ab = "{\"type\":\"string\",\"enum\":[\"a\",\"b\"]}";
+	static const char *const ab_or_null = "{\"anyOf\":[{\"enum\":[\"a\",\"b\"]},{\"type\":\"null\",\"const\":null}]}";
+
+	ok(listed(text, NULL, "\"x\""), "listed: without a property all is");
+	ok(listed(text, "{}", "\"x\""), "listed: without an enum all is");
+	ok(listed(text, ab, "\"b\""), "listed: one of two");
+	ok(!listed(text, ab, "\"c\""), "listed: neither");
+	ok(listed(text, ab_or_null, "\"a\""), "listed: in an alternative");
+	ok(!listed(text, ab_or_null, "\"c\""), "listed: in none");
+	ok(listed(text, ab_or_null, "null"), "listed: null is told by its type");
+	ok(listed(number, "{\"enum\":[1,2]}", "\"2\""), "listed: a number as its text");
+	ok(listed(number, "{\"enum\":[2.0]}", "2.0"), "listed: a number as it is written");
+	ok(!listed(number, "{\"const\":1}", "2"), "listed: another number");
+	ok(listed(words, "{\"items\":{\"enum\":[\"a\",\"b\"]}}", "[\"a\",\"a\"]"), "listed: each element");
+	ok(!listed(words, "{\"items\":{\"enum\":[\"a\",\"b\"]}}", "[\"a\",\"c\"]"), "listed: not each element");
+
+	ok(llmb_schema_allows_null(parse("{}")), "null: by an empty schema");
+	ok(llmb_schema_allows_null(parse("{\"type\":[\"string\",\"null\"]}")), "null: by its type");
+	ok(!llmb_schema_allows_null(parse("{\"type\":\"string\"}")), "null: not by another type");
+	ok(llmb_schema_allows_null(parse(ab_or_null)), "null: by an alternative");
+	ok(!llmb_schema_allows_null(parse("{\"anyOf\":[{\"type\":\"string\"}]}")), "null: by none");
+	ok(!llmb_schema_allows_null(parse("{\"enum\":[\"a\"]}")), "null: not in an enum");
+	ok(llmb_schema_allows_null(parse("{\"enum\":[\"a\",null]}")), "null: in an enum");
+	ok(!llmb_schema_allows_null(parse("{\"const\":1}")), "null: another constant");
 }
 
 /* ---- anything ---- */
@@ -489,5 +536,6 @@ test_answer(void)
 	test_json_values();
 	test_arrays();
 	test_check();
+	test_listed();
 	test_anything();
 }

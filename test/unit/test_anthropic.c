@@ -245,7 +245,7 @@ test_thinking(void)
 				"\"max_tokens\":3000,\"thinking\":{\"type\":\"enabled\",\"budget_tokens\":1500},\"messages\"");
 	thinking_is(&haiku, "{\"reasoning_effort\": \"medium\", \"max_tokens\": 1030}", "\"budget_tokens\":1024}");
 	thinking_is(&sonnet5, "{\"reasoning_effort\": \"xhigh\"}",
-				",\"thinking\":{\"type\":\"adaptive\"},\"output_config\":{\"effort\":\"xhigh\"},\"messages\"");
+				"\"max_tokens\":53248,\"thinking\":{\"type\":\"adaptive\"},\"output_config\":{\"effort\":\"xhigh\"},\"messages\"");
 	thinking_is(&sonnet5, "{\"reasoning_effort\": \"none\"}", ",\"thinking\":{\"type\":\"disabled\"},\"messages\"");
 	thinking_is(&sonnet55, "{\"reasoning_effort\": \"none\"}", ",\"thinking\":{\"type\":\"between_tools\"},\"messages\"");
 	thinking_is(&opus55, "{\"reasoning_effort\": \"low\"}", "\"output_config\":{\"effort\":\"low\"}");
@@ -420,6 +420,15 @@ reply_to(LlmbVerb verb, int status, const char *body)
 #define NO_USE "You have reached your specified API usage limits."
 #define TOO_LONG "prompt is too long: 208310 tokens > 200000 maximum"
 
+#define BATCH(status, counts, more) "{\"id\":\"msgbatch_1\",\"type\":\"message_batch\"," \
+	"\"processing_status\":\"" status "\",\"request_counts\":" counts ",\"created_at\":" \
+	"\"2026-08-02T17:47:08.039741+00:00\"" more "}"
+#define COUNTS(p, s, e, c, x) "{\"processing\":" #p ",\"succeeded\":" #s ",\"errored\":" #e \
+	",\"canceled\":" #c ",\"expired\":" #x "}"
+#define URL ",\"results_url\":\"https://elsewhere.example/x\""
+#define NULLS ",\"results_url\":null,\"cancel_initiated_at\":null"
+#define CANCELED ",\"cancel_initiated_at\":\"2026-08-02T17:47:20.000000+00:00\""
+
 static void
 fault_is(LlmbVerb verb, int status, const char *body, LlmbFault fault, const char *what)
 {
@@ -466,6 +475,10 @@ test_faults(void)
 	fault_is(LLMB_CALL_LIST, 200, "{\"data\":[]}", LLMB_FAULT_RETRY, "list: not said whether there are more");
 	fault_is(LLMB_CALL_LIST, 200, "{\"data\":[],\"has_more\":true}", LLMB_FAULT_RETRY, "list: more, and no cursor");
 	fault_is(LLMB_CALL_LIST, 200, "{\"data\":[{\"id\":\"a\"}],\"has_more\":false}", LLMB_FAULT_RETRY, "list: one that cannot be read");
+	fault_is(LLMB_CALL_LIST, 200, "{\"data\":[{\"id\":\"a\",\"processing_status\":\"ended\",\"request_counts\":" COUNTS(0, 1, 0, 0, 0)
+			 "}],\"has_more\":false}", LLMB_FAULT_RETRY, "list: one that does not say when it was made");
+	fault_is(LLMB_CALL_LIST, 200, "{\"data\":[" BATCH("ended", "{\"succeeded\":1}", URL) "],\"has_more\":false}",
+			 LLMB_FAULT_RETRY, "list: one that does not say how many requests it has");
 	fault_is(LLMB_CALL_CHECK, 200, "{}", LLMB_FAULT_RETRY, "check: no models");
 	fault_is(LLMB_CALL_CREATE, 200, "{\"id\":", LLMB_FAULT_NONE, "create: cut; it may be there");
 	reply = reply_to(LLMB_CALL_CREATE, 200, "{}");
@@ -473,21 +486,18 @@ test_faults(void)
 
 	reply = reply_to(LLMB_CALL_CREATE, 429, SPEND("enforced_spend_limit_reached"));
 	is_text(reply.code, "enforced_spend_limit_reached", "anthropic, error: the closest code");
+	reply = reply_to(LLMB_CALL_CREATE, 400, ERROR("invalid_request_error", NO_CREDIT));
+	is_text(reply.code, "credit_balance_too_low", "anthropic, error: what only its text tells");
+	reply = reply_to(LLMB_CALL_CREATE, 400, ERROR("invalid_request_error", NO_USE));
+	is_text(reply.code, "usage_limits_reached", "anthropic, error: the other");
+	reply = reply_to(LLMB_CALL_CREATE, 429, SPEND("ramp_limit_exceeded"));
+	is_text(reply.code, "ramp_limit_exceeded", "anthropic, error: of its details");
 	reply = reply_to(LLMB_CALL_CREATE, 400, ERROR("invalid_request_error", "words"));
 	is_text(reply.code, "invalid_request_error", "anthropic, error: its type");
 	is_text(reply.message, "words", "anthropic, error: its words");
 	reply = reply_to(LLMB_CALL_CHECK, 400, ERROR("no code but words", "m"));
 	is_text(reply.code, NULL, "anthropic, error: what is no word is not shown");
 }
-
-#define BATCH(status, counts, more) "{\"id\":\"msgbatch_1\",\"type\":\"message_batch\"," \
-	"\"processing_status\":\"" status "\",\"request_counts\":" counts ",\"created_at\":" \
-	"\"2026-08-02T17:47:08.039741+00:00\"" more "}"
-#define COUNTS(p, s, e, c, x) "{\"processing\":" #p ",\"succeeded\":" #s ",\"errored\":" #e \
-	",\"canceled\":" #c ",\"expired\":" #x "}"
-#define URL ",\"results_url\":\"https://elsewhere.example/x\""
-#define NULLS ",\"results_url\":null,\"cancel_initiated_at\":null"
-#define CANCELED ",\"cancel_initiated_at\":\"2026-08-02T17:47:20.000000+00:00\""
 
 static void
 batch_is(const char *body, LlmbRemoteState state, int total, int done, int failed, bool results, const char *what)

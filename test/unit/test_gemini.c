@@ -370,6 +370,8 @@ test_upload(void)
 	upload_to("https://gateway/gemini", "https://gateway/geminis/u", NULL);
 	upload_to("https://gateway/gemini", "https://gateway/other/u", NULL);
 	upload_to("http://127.0.0.1:8080", "http://127.0.0.1:8081/u", NULL);
+	upload_to("https://127.0.0.1:8080", "http://127.0.0.1:8080/u", NULL);
+	upload_to("http://127.0.0.1:8080", "http://127.0.0.2:8080/u", NULL);
 }
 
 /*
@@ -530,6 +532,10 @@ test_batches(void)
 	batch = batch_of(OPERATION("X", "", ",\"done\":true,\"response\":{\"output\":{\"responsesFile\":\"files/w\"}}"), "gemini batch: wrapped");
 	is_text(batch.output, "files/w", "gemini batch: a wrapped result file");
 	is_int(batch.state, LLMB_REMOTE_ENDED, "gemini batch: done, whatever its state is");
+	batch = batch_of(OPERATION("RUNNING", "", OUTPUT), "gemini batch: done, though it is said to run");
+	is_int(batch.state, LLMB_REMOTE_ENDED, "gemini batch: done is done");
+	batch = batch_of(OPERATION("BATCH_STATE_CANCELLING", "", ",\"done\":true,\"error\":{\"code\":1}"), "gemini batch: done, though it is being cancelled");
+	is_int(batch.state, LLMB_REMOTE_CANCELLED, "gemini batch: cancelled by now");
 	batch = batch_of("{\"name\":\"batches/o6k1\",\"metadata\":{\"output\":{\"responsesFile\":\"files/m\"}}}", "gemini batch: output in the metadata");
 	is_text(batch.output, "files/m", "gemini batch: its file");
 	fault_is(LLMB_CALL_POLL, 200, OPERATION("SUCCEEDED", "", ",\"response\":{\"responsesFile\":\"../x\"}"), LLMB_FAULT_RETRY, NULL);
@@ -577,6 +583,7 @@ test_listing(void)
 {
 	LlmbReply	reply = reply_to(LLMB_CALL_LIST, 200, "{\"operations\":[" OPERATION("BATCH_STATE_RUNNING", "", "") ","
 								 OPERATION("BATCH_STATE_SUCCEEDED", "", OUTPUT) "],\"nextPageToken\":\"Cg1h+/=\"}");
+	char	   *cursor;
 
 	ok(reply.fault == LLMB_FAULT_NONE && reply.listed_count == 2, "gemini list: two batches");
 	is_text(reply.listed[1].token, "t0k_1", "gemini list: token");
@@ -584,6 +591,9 @@ test_listing(void)
 	is_text(reply.next_cursor, "Cg1h+/=", "gemini list: the next page");
 	reply = reply_to(LLMB_CALL_LIST, 200, "{}");
 	ok(reply.fault == LLMB_FAULT_NONE && reply.listed_count == 0 && reply.next_cursor == NULL, "gemini list: empty");
+	cursor = psprintf("{\"nextPageToken\":\"%01030d\"}", 7);
+	reply = reply_to(LLMB_CALL_LIST, 200, cursor);
+	is_int(reply.fault, LLMB_FAULT_RETRY, "gemini list: a page token that is too long to be sent");
 	reply = reply_to(LLMB_CALL_CANCEL, 200, "{}");
 	ok(reply.fault == LLMB_FAULT_NONE && reply.batch.id == NULL, "gemini cancel: tells nothing");
 	reply = reply_to(LLMB_CALL_UPLOAD_DATA, 200, "{\"file\":{\"name\":\"files/abc\",\"state\":\"ACTIVE\"}}");

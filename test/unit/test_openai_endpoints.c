@@ -123,8 +123,23 @@ test_responses_requests(void)
 	body_is(&request, "{\"model\":\"gpt-6-luna\",\"store\":false,\"input\":[{\"role\":\"user\",\"content\":\"x\"}]}",
 			"responses: messages replace system and prompt");
 
+	request.messages = "[{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"x\\n\"},"
+		"{\"type\":\"image_url\",\"image_url\":{\"url\":\"https://x/y\",\"detail\":\"low\"}},{\"type\":\"file\"}]},"
+		"{\"role\":\"assistant\",\"content\":[{\"type\":\"text\",\"text\":\"y\"}],\"n\":1}]";
+	body_is(&request, "{\"model\":\"gpt-6-luna\",\"store\":false,\"input\":[{\"role\":\"user\",\"content\":"
+			"[{\"type\":\"input_text\",\"text\":\"x\\n\"},{\"type\":\"input_image\",\"image_url\":\"https://x/y\",\"detail\":\"low\"},"
+			"{\"type\":\"file\"}]},{\"role\":\"assistant\",\"content\":[{\"type\":\"output_text\",\"text\":\"y\"}],\"n\":1}]}",
+			"responses: parts of messages by their names there");
+	request.messages = "[1,\n2]";
+	body_is(&request, "{\"model\":\"gpt-6-luna\",\"store\":false,\"input\":[1, 2]}", "responses: what are no messages stays");
+
 	object.structured = LLMB_STRUCTURED_OBJECT;
 	request.dialect = &object;
+	request.messages = "[{\"role\":\"user\",\"content\":\"x\"}]";
+	request.schema = "{\"type\":\"object\"}";
+	body_is(&request, "{\"model\":\"gpt-6-luna\",\"store\":false,\"text\":{\"format\":{\"type\":\"json_object\"}},"
+			"\"input\":[{\"role\":\"system\",\"content\":\"" WORDS "\"},{\"role\":\"user\",\"content\":\"x\"}]}",
+			"responses: words before given messages");
 	request.messages = NULL;
 	request.schema = "{\"type\":\"object\"}";
 	body_is(&request, "{\"model\":\"gpt-6-luna\",\"store\":false,\"text\":{\"format\":{\"type\":\"json_object\"}},"
@@ -508,6 +523,8 @@ test_real_time(void)
 		   "200 of a gateway, 429 behind it");
 	judged(200, "{\"error\":{\"code\":502,\"message\":\"m\"}}", NULL, LLMB_FAULT_RETRY, LLMB_PROVIDER_ERROR, true,
 		   "200 of a gateway, 502 behind it");
+	judged(200, "{\"error\":{\"code\":\"429\",\"message\":\"m\"}}", NULL, LLMB_FAULT_BUSY, LLMB_RATE_LIMITED, true,
+		   "200 of a gateway, 429 in quotes behind it");
 	judged(200, "{\"error\":{\"code\":402,\"message\":\"m\"}}", NULL, LLMB_FAULT_QUOTA, LLMB_RATE_LIMITED, true,
 		   "200 of a gateway, no credit");
 	judged(200, RESPONSE("\"status\":\"failed\",\"error\":{\"code\":\"rate_limit_exceeded\",\"message\":\"m\"}"), NULL,
