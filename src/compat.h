@@ -58,6 +58,7 @@ llmb_json_lexer_free(JsonLexContext *lex)
 
 #include "catalog/pg_database.h"
 #include "catalog/pg_foreign_server.h"
+#include "catalog/pg_namespace.h"
 #include "executor/executor.h"
 #include "miscadmin.h"
 #include "postmaster/bgworker.h"
@@ -139,6 +140,14 @@ llmb_wait_event_launcher(void)
 #else
 #define llmb_foreign_server_aclcheck(server, role) \
 	pg_foreign_server_aclcheck(server, role, ACL_USAGE)
+#endif
+
+#if PG_VERSION_NUM >= 160000
+#define llmb_namespace_aclcheck(namespace, role) \
+	object_aclcheck(NamespaceRelationId, namespace, role, ACL_USAGE)
+#else
+#define llmb_namespace_aclcheck(namespace, role) \
+	pg_namespace_aclcheck(namespace, role, ACL_USAGE)
 #endif
 
 #if PG_VERSION_NUM >= 160000

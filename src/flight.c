@@ -567,6 +567,7 @@ decide_missing(LlmbFlight *flight)
 		llmb_take_missing(intake, LLMB_EXPIRED, true, "the batch expired before this item was run");
 	else if (strcmp(end, "cancelled") == 0)
 		llmb_take_missing(intake, intake->cancelled_as, intake->cancelled_as != LLMB_CANCELLED_ITEM,
+						  flight->row->realtime ? "its end came before it was sent" :
 						  "the batch was cancelled before this item was run");
 	else
 		llmb_take_missing(intake, LLMB_PROVIDER_ERROR, true, "the provider's files have no line for this item");

@@ -445,7 +445,7 @@ end_past_deadline(const LlmbJob *job)
 	dropped = llmb_store_drop_rest(job->id, "expired");
 	while ((flight = unsent_flight(job->id)) != NULL)
 	{
-		dropped += flight->row->item_count;
+		dropped += flight->row->item_count - flight->row->marked;
 		llmb_flight_cancel(flight, LLMB_EXPIRED);
 	}
 	llmb_store_event(job->id, 0, "expired", "the deadline is over; items not sent: %d", dropped);

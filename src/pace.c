@@ -25,8 +25,9 @@ llmb_pace_set(LlmbPace *pace, int most, int64 requests_per_minute,
 	double		requests = requests_per_minute / 60000.0;
 	double		tokens = tokens_per_minute / 60000.0;
 
+	/* only a limit that was cut has to grow again */
 	if (pace->most != most)
-		pace->limit = pace->most == 0 ? most : Min(pace->limit, most);
+		pace->limit = pace->limit >= pace->most ? most : Min(pace->limit, most);
 	pace->most = most;
 	if (pace->requests_per_ms != requests || pace->tokens_per_ms != tokens)
 	{

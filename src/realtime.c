@@ -37,6 +37,11 @@
 
 /* An item that finds the provider busy so often is taken as failed for now. */
 #define MAX_BUSY		20
+/*
+ * Bodies that are held for one key, in bytes; each is there twice while it is
+ * out.  One may come on top.
+ */
+#define BODIES_ENOUGH	(8 * 1024 * 1024)
 /* One event of a kind in so many milliseconds. */
 #define EVENT_EVERY_MS	30000
 
@@ -49,6 +54,7 @@ typedef struct Lane
 	char	   *owner;
 	LlmbPace	pace;
 	int			held;			/* slots that are not free, of all flights */
+	size_t		bytes;			/* of their bodies */
 	int			flights;		/* that have items to send */
 	int64		rounds;			/* how often places were given */
 	List	   *members;		/* of LlmbRealtime */
@@ -159,6 +165,7 @@ empty_slot(Slot *slot)
 	LlmbRealtime *realtime = slot->realtime;
 
 	Assert(slot->state != SLOT_FREE && slot->state != SLOT_OUT);
+	realtime->lane->bytes -= slot->len;
 	slot->state = SLOT_FREE;
 	slot->body = NULL;
 	slot->busy = 0;
@@ -394,6 +401,12 @@ free_slot(LlmbRealtime *realtime)
 	return NULL;
 }
 
+static bool
+memory_left(const LlmbRealtime *realtime)
+{
+	return realtime->held == 0 || realtime->lane->bytes < BODIES_ENOUGH;
+}
+
 /* Readies the requests of as many items as there is room for. */
 static void
 fill_slots(LlmbRealtime *realtime, int count)
@@ -401,7 +414,8 @@ fill_slots(LlmbRealtime *realtime, int count)
 	LlmbFlight *flight = realtime->flight;
 	Slot	   *slot;
 
-	while (count > 0 && realtime->next < flight->row->item_count && (slot = free_slot(realtime)) != NULL)
+	while (count > 0 && realtime->next < flight->row->item_count &&
+		   memory_left(realtime) && (slot = free_slot(realtime)) != NULL)
 	{
 		size_t		len;
 		char	   *line = llmb_spool_line(flight->spool, realtime->next == 0, &len);
@@ -419,6 +433,7 @@ fill_slots(LlmbRealtime *realtime, int count)
 		slot->state = SLOT_READY;
 		realtime->held++;
 		realtime->lane->held++;
+		realtime->lane->bytes += len;
 		realtime->served = ++realtime->lane->rounds;
 		count--;
 	}
@@ -530,8 +545,7 @@ take_turn(LlmbRealtime *realtime, LlmbGround *ground)
 	if (realtime->pause_reason)
 		pause_refused(realtime);
 	ready = llmb_flight_stand(flight, ground, true) && !flight->cancel && within_budget(realtime, ground->job);
-	if (flight->cancel)
-		flight->intake.no_retry = flight->cancel_code == LLMB_CANCELLED_ITEM;
+	flight->intake.no_retry = flight->cancel;
 	count = answered_slots(realtime, positions, outcomes);
 	if (count > 0)
 		succeeded = llmb_store_outcomes(&flight->intake, outcomes, positions, count);
@@ -738,7 +752,7 @@ end(LlmbFlight *flight)
 {
 	LlmbIntake *intake = &flight->intake;
 
-	intake->no_retry = flight->cancel && flight->cancel_code == LLMB_CANCELLED_ITEM;
+	intake->no_retry = flight->cancel;
 	intake->cancelled_as = flight->cancel ? flight->cancel_code : LLMB_CANCELLED_ITEM;
 	llmb_turn_begin("ending real-time requests");
 	if (flight->cancel && flight->cancel_code != LLMB_CANCELLED_ITEM)
@@ -822,7 +836,7 @@ llmb_realtime_step(LlmbFlight *flight)
 		end(flight);
 	else if (ready && has_unsent(realtime))
 	{
-		if (room(realtime, 0) > 0)
+		if (room(realtime, 0) > 0 && memory_left(realtime))
 			flight->next_at = 0;
 		else
 			realtime->wants_place = true;

@@ -29,6 +29,7 @@
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "pgtime.h"
+#include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/catcache.h"
 #include "utils/date.h"
@@ -557,6 +558,39 @@ check_derivable(const LlmbSource *source, const LlmbColumn *columns)
 	}
 }
 
+static Oid
+type_namespace(Oid type)
+{
+	HeapTuple	tuple = SearchSysCache1(TYPEOID, ObjectIdGetDatum(type));
+	Oid			namespace = InvalidOid;
+
+	if (HeapTupleIsValid(tuple))
+	{
+		namespace = ((Form_pg_type) GETSTRUCT(tuple))->typnamespace;
+		ReleaseSysCache(tuple);
+	}
+	return namespace;
+}
+
+/* The cast of an answer names the column's type, which takes USAGE on its schema. */
+static void
+check_castable(const LlmbSource *source)
+{
+	for (int i = 0; i < source->target_count; i++)
+	{
+		Oid			base = getBaseType(get_atttype(source->relid, get_attnum(source->relid, source->targets[i])));
+		Oid			namespace = type_namespace(base);
+
+		if (OidIsValid(namespace) && llmb_namespace_aclcheck(namespace, GetUserId()) != ACLCHECK_OK)
+			ereport(ERROR,
+					(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+					 errmsg("permission denied for schema %s, which has the type of target column \"%s\"",
+							get_namespace_name(namespace), source->targets[i]),
+					 errhint("GRANT USAGE ON SCHEMA %s TO %s;", quote_identifier(get_namespace_name(namespace)),
+							 quote_identifier(GetUserNameFromId(GetUserId(), false)))));
+	}
+}
+
 /* One jsonb column may take the whole object. */
 static bool
 takes_whole(const LlmbColumn *columns, int count, const LlmbJson *properties)
@@ -590,6 +624,7 @@ llmb_target_schema(const LlmbSource *source, char *given, bool embedding)
 
 	for (int i = 0; i < source->target_count; i++)
 		(void) describe_column(source->relid, source->targets[i], &columns[i]);
+	check_castable(source);
 	if (embedding)
 	{
 		check_vector_target(source, columns);

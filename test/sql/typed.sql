@@ -195,6 +195,23 @@ SELECT attempt(target) FROM (VALUES ('composite'), ('bytes'), ('span'), ('dot'),
 SELECT attempt('named', 'mock', 'strange', ', schema => ''{"type": "string"}''');
 SELECT attempt('named', 'mock', 'strange', ', schema => ''{"type": ["array", "null"], "properties": {"named": {}}}''');
 
+-- a type of a schema that the caller may not use: the cast would fail
+CREATE ROLE regress_llmb_user;
+CREATE SCHEMA hidden;
+CREATE TYPE hidden.mood AS ENUM ('up', 'down');
+CREATE TABLE moods (id int PRIMARY KEY, body text, mood hidden.mood, moods hidden.mood[]);
+GRANT SELECT, UPDATE ON moods TO regress_llmb_user;
+SET ROLE regress_llmb_user;
+SELECT attempt(target, 'mock', 'moods', ', server => ''mock''') FROM (VALUES ('mood'), ('moods')) v(target);
+RESET ROLE;
+GRANT USAGE ON SCHEMA hidden TO regress_llmb_user;
+INSERT INTO moods VALUES (1, 'Things go up.');
+SET ROLE regress_llmb_user;
+SELECT llm_batch.submit('moods', '{{body}}', 'mock', mode => 'batch', server => 'mock', target => 'mood, moods') AS job \gset
+CALL llm_batch.wait(:job);
+SELECT mood, cardinality(moods) FROM moods;
+RESET ROLE;
+
 -- embeddings: a vector into an array, or into pgvector's type
 INSERT INTO llm_batch.model (api, name, class) VALUES ('mock', 'mock-embedding', 'embedding');
 CREATE TYPE vector;
@@ -218,7 +235,8 @@ SELECT answer, llm_batch.answer_json(answer) FROM (VALUES
 	(E'```json\n{"a": 1,}\n```'), ('Here: {"a": {"b": "}"}} - done'), ('{"a": 1} or {"a": 2}'), ('[{"a": 1}, 2]'), ('so {it} is'), ('{"a": "cut')) v(answer);
 
 DELETE FROM llm_batch.model WHERE name = 'mock-embedding';
-DROP TABLE reviews, cases, strange, vectors;
+DROP TABLE reviews, cases, strange, vectors, moods;
+DROP SCHEMA hidden CASCADE;
 DROP TYPE vector CASCADE;
 DROP TYPE pair;
 DROP DOMAIN labels, label, stars;
@@ -226,3 +244,4 @@ DROP TYPE mood CASCADE;
 DROP FUNCTION attempt, properties;
 DROP PROCEDURE all_ended;
 DROP SERVER fast;
+DROP ROLE regress_llmb_user;

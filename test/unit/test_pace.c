@@ -28,6 +28,8 @@ test_concurrency(void)
 	ok(llmb_pace_wait(&pace, 10, 1000) == -1, "no more than as many as may be out");
 	llmb_pace_ended(&pace, LLMB_PACE_ANSWERED, 1000, 1100, -1, 50);
 	ok(llmb_pace_wait(&pace, 10, 1100) == 0, "an answer makes room");
+	llmb_pace_set(&pace, 100, 0, 0, 1200);
+	ok((int) pace.limit == 100, "one that was never cut grows with the option");
 }
 
 static void
@@ -55,6 +57,8 @@ test_busy(void)
 		llmb_pace_ended(&pace, LLMB_PACE_ANSWERED, 4000, 4000, -1, 100);
 	}
 	ok((int) pace.limit > 32 && (int) pace.limit <= 64, "answers bring the places back, one by one");
+	llmb_pace_set(&pace, 1000, 0, 0, 9000);
+	ok((int) pace.limit < 100, "one that was cut does not jump when more are allowed");
 	for (i = 0; i < 20; i++)
 	{
 		llmb_pace_sent(&pace, 1);
