@@ -57,6 +57,8 @@ test_busy(void)
 		llmb_pace_ended(&pace, LLMB_PACE_ANSWERED, 4000, 4000, -1, 100);
 	}
 	ok((int) pace.limit > 32 && (int) pace.limit <= 64, "answers bring the places back, one by one");
+	llmb_pace_sent(&pace, 1);
+	llmb_pace_ended(&pace, LLMB_PACE_BUSY, 8000, 8000, -1, 100);
 	llmb_pace_set(&pace, 1000, 0, 0, 9000);
 	ok((int) pace.limit < 100, "one that was cut does not jump when more are allowed");
 	for (i = 0; i < 20; i++)
