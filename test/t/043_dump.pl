@@ -45,8 +45,8 @@ $job{failed} = as($old, 'alice', q{SELECT llm_batch.submit_prompts('{One.,Two.}'
 wait_job($old, $job{$_}) foreach qw(done failed);
 $sim->options(run_seconds => 3600);
 $job{running} = as($old, 'alice', "$SUBMIT, server => 'sim', filter => 'id > 5')");
-$job{orphan} = as($old, q{Bob O'Hara}, q{SELECT llm_batch.submit_prompts('{Three.}', 'mock', server => 'slow')});
-$job{paused} = as($old, 'alice', q{SELECT llm_batch.submit_prompts('{Four.,Five.}', 'mock', server => 'slow')});
+$job{orphan} = as($old, q{Bob O'Hara}, q{SELECT llm_batch.submit_prompts('{Three.}', 'mock', server => 'slow', mode => 'batch')});
+$job{paused} = as($old, 'alice', q{SELECT llm_batch.submit_prompts('{Four.,Five.}', 'mock', server => 'slow', mode => 'batch')});
 as($old, 'alice', "SELECT llm_batch.pause($job{paused})");
 wait_until($old, "SELECT count(*) = 2 FROM llm_batch.batches WHERE job_id IN ($job{running}, $job{orphan}) AND state = 'in_progress'", 'batches fly');
 wait_until($old, 'SELECT count(*) = 0 FROM llm_batch.command', 'and nothing is left to do');
