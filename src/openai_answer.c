@@ -506,24 +506,15 @@ read_line_error(const LlmbJson *error, LlmbOutcome *outcome)
 bool
 llmb_openai_read_line(char *line, size_t len, LlmbOutcome *outcome)
 {
-	LlmbJson   *root;
+	bool		altered = false;
+	LlmbJson   *root = llmb_open_line(line, len, "custom_id", outcome, &altered);
 	LlmbJson   *error;
 	LlmbJson   *response;
 	LlmbJson   *body;
-	const char *reason;
-	bool		altered = false;
 	int64		status;
 
-	llmb_outcome_init(outcome);
-
-	len = llmb_json_clean(line, len, &altered);
-	root = llmb_json_parse(line, len, &reason);
-	outcome->custom_id = llmb_take_string(root, "custom_id");
-	if (outcome->custom_id == NULL || outcome->custom_id[0] == '\0')
-	{
-		llmb_json_free(root);
+	if (root == NULL)
 		return false;
-	}
 
 	error = llmb_json_get(root, "error");
 	response = llmb_json_get(root, "response");

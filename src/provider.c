@@ -135,6 +135,51 @@ llmb_reply_json(LlmbHttpReply *http, bool *altered)
 	return llmb_json_parse(http->body, len, &reason);
 }
 
+void
+llmb_read_reply(LlmbVerb verb, LlmbHttpReply *http, LlmbReply *reply,
+				bool (*success) (LlmbVerb verb, const LlmbHttpReply *http,
+								 const LlmbJson *body, LlmbReply *reply),
+				void (*failure) (LlmbVerb verb, int status,
+								 const LlmbJson *body, LlmbReply *reply))
+{
+	LlmbJson   *body;
+	bool		altered = false;
+
+	reply->retry_after_ms = http->retry_after_ms;
+	llmb_reply_forget(reply);
+
+	/* a result file was handed out line by line */
+	if (http->status == 200 && verb == LLMB_CALL_FETCH && (http->body == NULL || http->len == 0))
+		return;
+
+	body = llmb_reply_json(http, &altered);
+	if (http->status < 200 || http->status > 299)
+		failure(verb, http->status, body, reply);
+	else if (!success(verb, http, body, reply))
+	{
+		llmb_reply_forget(reply);
+		if (verb != LLMB_CALL_CREATE && verb != LLMB_CALL_CANCEL)
+			reply->fault = LLMB_FAULT_RETRY;
+	}
+	llmb_json_free(body);
+}
+
+LlmbJson *
+llmb_open_line(char *line, size_t len, const char *id_member, LlmbOutcome *outcome, bool *altered)
+{
+	LlmbJson   *root;
+	const char *reason;
+
+	llmb_outcome_init(outcome);
+	len = llmb_json_clean(line, len, altered);
+	root = llmb_json_parse(line, len, &reason);
+	outcome->custom_id = llmb_take_string(root, id_member);
+	if (outcome->custom_id != NULL && outcome->custom_id[0] != '\0')
+		return root;
+	llmb_json_free(root);
+	return NULL;
+}
+
 char *
 llmb_reply_header(const LlmbHttpReply *http, const char *name)
 {

@@ -39,6 +39,24 @@ extern void llmb_outcome_fail(LlmbOutcome *outcome, LlmbCode code, bool retryabl
 extern void llmb_reply_forget(LlmbReply *reply);
 /* Cleans and parses the reply's body; NULL when it is no JSON. */
 extern LlmbJson *llmb_reply_json(LlmbHttpReply *http, bool *altered);
+/*
+ * Reads a reply to a call: success() is asked for those of status 2xx and says
+ * whether they are what the call should bring, failure() for the others.  What
+ * cannot be understood is a passing fault; but after a create or a cancel the
+ * deed may be done: no fault then, and no batch, and the caller goes and looks.
+ */
+extern void llmb_read_reply(LlmbVerb verb, LlmbHttpReply *http, LlmbReply *reply,
+							bool (*success) (LlmbVerb verb, const LlmbHttpReply *http,
+											 const LlmbJson *body, LlmbReply *reply),
+							void (*failure) (LlmbVerb verb, int status,
+											 const LlmbJson *body, LlmbReply *reply));
+/*
+ * Begins to read a result line: cleans and parses it, readies the outcome and
+ * takes the custom_id from that member.  NULL when there is none; else the
+ * caller frees the tree.
+ */
+extern LlmbJson *llmb_open_line(char *line, size_t len, const char *id_member,
+								LlmbOutcome *outcome, bool *altered);
 /* A header of the reply, by its name in lower case: palloc'd, or NULL. */
 extern char *llmb_reply_header(const LlmbHttpReply *http, const char *name);
 /* A count in a header, or -1. */

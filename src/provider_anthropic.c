@@ -966,10 +966,11 @@ read_listing(const LlmbJson *body, LlmbReply *reply)
 
 /* False when the reply is not what the call should bring. */
 static bool
-read_success(LlmbVerb verb, const LlmbJson *body, LlmbReply *reply)
+read_success(LlmbVerb verb, const LlmbHttpReply *http, const LlmbJson *body, LlmbReply *reply)
 {
 	LlmbJson   *data;
 
+	(void) http;
 	switch (verb)
 	{
 		case LLMB_CALL_CREATE:
@@ -996,30 +997,7 @@ read_success(LlmbVerb verb, const LlmbJson *body, LlmbReply *reply)
 static void
 anthropic_read_reply(LlmbVerb verb, LlmbHttpReply *http, LlmbReply *reply)
 {
-	LlmbJson   *body;
-	bool		altered = false;
-
-	reply->retry_after_ms = http->retry_after_ms;
-	llmb_reply_forget(reply);
-
-	/* results are read line by line, by read_line() */
-	if (http->status == 200 && verb == LLMB_CALL_FETCH)
-		return;
-
-	body = llmb_reply_json(http, &altered);
-	if (http->status < 200 || http->status > 299)
-		read_failure(verb, http->status, body, reply);
-	else if (!read_success(verb, body, reply))
-	{
-		/*
-		 * After a create or a cancel the deed may be done: no fault, and no
-		 * batch; the caller goes and looks.  All else is done again.
-		 */
-		llmb_reply_forget(reply);
-		if (verb != LLMB_CALL_CREATE && verb != LLMB_CALL_CANCEL)
-			reply->fault = LLMB_FAULT_RETRY;
-	}
-	llmb_json_free(body);
+	llmb_read_reply(verb, http, reply, read_success, read_failure);
 }
 
 /*
@@ -1168,19 +1146,11 @@ read_result(const LlmbJson *result, LlmbOutcome *outcome)
 static bool
 anthropic_read_line(char *line, size_t len, LlmbOutcome *outcome)
 {
-	LlmbJson   *root;
-	const char *reason;
 	bool		altered = false;
+	LlmbJson   *root = llmb_open_line(line, len, "custom_id", outcome, &altered);
 
-	llmb_outcome_init(outcome);
-	len = llmb_json_clean(line, len, &altered);
-	root = llmb_json_parse(line, len, &reason);
-	outcome->custom_id = llmb_take_string(root, "custom_id");
-	if (outcome->custom_id == NULL || outcome->custom_id[0] == '\0')
-	{
-		llmb_json_free(root);
+	if (root == NULL)
 		return false;
-	}
 	read_result(llmb_json_get(root, "result"), outcome);
 	outcome->altered = altered && outcome->answer != NULL;
 	llmb_json_free(root);

@@ -1351,32 +1351,17 @@ read_success(LlmbVerb verb, const LlmbHttpReply *http, const LlmbJson *body, Llm
 }
 
 static void
-gemini_read_reply(LlmbVerb verb, LlmbHttpReply *http, LlmbReply *reply)
+read_call_failure(LlmbVerb verb, int status, const LlmbJson *body, LlmbReply *reply)
 {
-	LlmbJson   *body;
-	bool		altered = false;
 	ErrorWords	words;
 
-	reply->retry_after_ms = http->retry_after_ms;
-	llmb_reply_forget(reply);
+	read_failure(verb, status, body, reply, &words);
+}
 
-	/* a result file is read line by line, by read_line() */
-	if (http->status == 200 && verb == LLMB_CALL_FETCH && (http->body == NULL || http->len == 0))
-		return;
-
-	body = llmb_reply_json(http, &altered);
-	if (http->status < 200 || http->status > 299)
-		read_failure(verb, http->status, body, reply, &words);
-	else if (!read_success(verb, http, body, reply))
-	{
-		/*
-		 * After a create the deed may be done: no fault, and no batch; the
-		 * caller goes and looks.  All else is done again.
-		 */
-		if (verb != LLMB_CALL_CREATE)
-			reply->fault = LLMB_FAULT_RETRY;
-	}
-	llmb_json_free(body);
+static void
+gemini_read_reply(LlmbVerb verb, LlmbHttpReply *http, LlmbReply *reply)
+{
+	llmb_read_reply(verb, http, reply, read_success, read_call_failure);
 }
 
 /*
@@ -1556,23 +1541,14 @@ fail_by_words(const ErrorWords *words, LlmbOutcome *outcome)
 static bool
 gemini_read_line(char *line, size_t len, LlmbOutcome *outcome)
 {
-	LlmbJson   *root;
+	bool		altered = false;
+	LlmbJson   *root = llmb_open_line(line, len, "key", outcome, &altered);
 	LlmbJson   *error;
 	LlmbJson   *response;
-	const char *reason;
-	bool		altered = false;
 	ErrorWords	words;
 
-	llmb_outcome_init(outcome);
-
-	len = llmb_json_clean(line, len, &altered);
-	root = llmb_json_parse(line, len, &reason);
-	outcome->custom_id = llmb_take_string(root, "key");
-	if (outcome->custom_id == NULL || outcome->custom_id[0] == '\0')
-	{
-		llmb_json_free(root);
+	if (root == NULL)
 		return false;
-	}
 
 	error = llmb_json_get(root, "error");
 	response = llmb_json_get(root, "response");

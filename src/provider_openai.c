@@ -488,10 +488,11 @@ read_listing(const LlmbJson *body, LlmbReply *reply)
 
 /* False when the reply is not what the call should bring. */
 static bool
-read_success(LlmbVerb verb, const LlmbJson *body, LlmbReply *reply)
+read_success(LlmbVerb verb, const LlmbHttpReply *http, const LlmbJson *body, LlmbReply *reply)
 {
 	LlmbJson   *data;
 
+	(void) http;
 	switch (verb)
 	{
 		case LLMB_CALL_UPLOAD:
@@ -518,30 +519,7 @@ read_success(LlmbVerb verb, const LlmbJson *body, LlmbReply *reply)
 void
 llmb_openai_read_reply(LlmbVerb verb, LlmbHttpReply *http, LlmbReply *reply)
 {
-	LlmbJson   *body;
-	bool		altered = false;
-
-	reply->retry_after_ms = http->retry_after_ms;
-	llmb_reply_forget(reply);
-
-	/* a result file is read line by line, by read_line() */
-	if (http->status == 200 && verb == LLMB_CALL_FETCH)
-		return;
-
-	body = llmb_reply_json(http, &altered);
-	if (http->status < 200 || http->status > 299)
-		read_failure(verb, http->status, body, reply);
-	else if (!read_success(verb, body, reply))
-	{
-		/*
-		 * After a create or a cancel the deed may be done: no fault, and no
-		 * batch; the caller goes and looks.  All else is done again.
-		 */
-		llmb_reply_forget(reply);
-		if (verb != LLMB_CALL_CREATE && verb != LLMB_CALL_CANCEL)
-			reply->fault = LLMB_FAULT_RETRY;
-	}
-	llmb_json_free(body);
+	llmb_read_reply(verb, http, reply, read_success, read_failure);
 }
 
 /* The name of a fine-tuned model begins with "ft:" and that of its base. */

@@ -134,14 +134,11 @@ refused(LlmbFlight *flight, const LlmbEnding *ending, const LlmbGround *ground, 
 				dissolve(flight, ending, ground, in_words(ending));
 			break;
 		case LLMB_FAULT_GONE:
-			if (flight->row->remote_input && flight->gone++ < MAX_UPLOADS)
-			{
-				file_is_gone(flight, ending, ground);
-				break;
-			}
-			/* FALLTHROUGH */
 		case LLMB_FAULT_REQUEST:
-			llmb_flight_refused(flight, LLMB_INVALID_REQUEST, in_words(ending));
+			if (ending->reply.fault == LLMB_FAULT_GONE && flight->row->remote_input && flight->gone++ < MAX_UPLOADS)
+				file_is_gone(flight, ending, ground);
+			else
+				llmb_flight_refused(flight, LLMB_INVALID_REQUEST, in_words(ending));
 			break;
 		default:
 			try_later(flight, ending, ground->server, what);
