@@ -12,6 +12,7 @@ OBJS = \
 	src/guc.o \
 	src/http.o \
 	src/json.o \
+	src/lane.o \
 	src/launcher.o \
 	src/lifecycle.o \
 	src/llm_batch.o \

@@ -805,6 +805,7 @@ llmb_flight_failed(LlmbParty *party)
 	/* what is out there in real time stays out, and is taken in later */
 	if (flight->realtime)
 	{
+		llmb_realtime_failed(flight);
 		flight->tries++;
 		llmb_flight_wait(flight, llmb_backoff_ms(flight->tries, 1000, 60000, 0.5));
 		return;

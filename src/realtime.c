@@ -29,36 +29,18 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
+#include "lane.h"
 #include "model.h"
-#include "pace.h"
 #include "plan.h"
 #include "realtime.h"
 #include "turn.h"
 
 /* An item that finds the provider busy so often is taken as failed for now. */
 #define MAX_BUSY		20
-/*
- * Bodies that are held for one key, in bytes; each is there twice while it is
- * out.  One may come on top.
- */
-#define BODIES_ENOUGH	(8 * 1024 * 1024)
 /* One event of a kind in so many milliseconds. */
 #define EVENT_EVERY_MS	30000
 
 typedef struct LlmbRealtime LlmbRealtime;
-
-/* The way to a provider with one key: shared by all flights of it. */
-typedef struct Lane
-{
-	char	   *server;
-	char	   *owner;
-	LlmbPace	pace;
-	int			held;			/* slots that are not free, of all flights */
-	size_t		bytes;			/* of their bodies */
-	int			flights;		/* that have items to send */
-	int64		rounds;			/* how often places were given */
-	List	   *members;		/* of LlmbRealtime */
-} Lane;
 
 typedef enum SlotState
 {
@@ -86,18 +68,12 @@ typedef struct Slot
 struct LlmbRealtime
 {
 	LlmbFlight *flight;
-	Lane	   *lane;
+	LlmbLaneMember place;		/* in the lane of its key */
 	MemoryContext context;
 	Slot	   *slots;
 	int			slot_count;
-	int			held;			/* slots that are not free */
 	int			marked;			/* as the table has it */
 	int			next;			/* position of the spool's next line */
-	bool		counted;		/* in lane->flights */
-	bool		wants_place;	/* the others hold what it could use */
-	bool		wants_pace;		/* too many are out for its ready slots */
-	int64		served;			/* lane->rounds when it was last given places */
-	int			parked;			/* ready slots that do not count: nothing may be sent */
 	bool		resend;			/* option on_unanswered */
 	double		tokens_per_byte;
 	double		tokens_per_answer;
@@ -108,8 +84,6 @@ struct LlmbRealtime
 	int			unanswered;		/* since the last turn */
 	TimestampTz told_at;		/* of the last event about trouble */
 };
-
-static List *lanes = NIL;		/* of Lane */
 
 bool
 llmb_sends_bodies(const LlmbServer *server, bool realtime)
@@ -123,40 +97,6 @@ has_unsent(const LlmbRealtime *realtime)
 	return realtime->next < realtime->flight->row->item_count && !realtime->flight->cancel;
 }
 
-/* ---- lanes ---- */
-
-static Lane *
-find_lane(const char *server, const char *owner, bool create)
-{
-	MemoryContext old;
-	Lane	   *lane;
-	ListCell   *lc;
-
-	foreach(lc, lanes)
-	{
-		lane = lfirst(lc);
-		if (strcmp(lane->server, server) == 0 && strcmp(lane->owner, owner) == 0)
-			return lane;
-	}
-	if (!create)
-		return NULL;
-	old = MemoryContextSwitchTo(TopMemoryContext);
-	lane = palloc0(sizeof(Lane));
-	lane->server = pstrdup(server);
-	lane->owner = pstrdup(owner);
-	lanes = lappend(lanes, lane);
-	MemoryContextSwitchTo(old);
-	return lane;
-}
-
-int
-llmb_realtime_out(const char *server, const char *owner)
-{
-	Lane	   *lane = find_lane(server, owner, false);
-
-	return lane ? lane->pace.out : 0;
-}
-
 /* ---- slots ---- */
 
 static void
@@ -165,14 +105,12 @@ empty_slot(Slot *slot)
 	LlmbRealtime *realtime = slot->realtime;
 
 	Assert(slot->state != SLOT_FREE && slot->state != SLOT_OUT);
-	realtime->lane->bytes -= slot->len;
+	llmb_lane_give(&realtime->place, slot->len);
 	slot->state = SLOT_FREE;
 	slot->body = NULL;
 	slot->busy = 0;
 	memset(&slot->outcome, 0, sizeof(LlmbOutcome));
 	MemoryContextReset(slot->context);
-	realtime->held--;
-	realtime->lane->held--;
 }
 
 static char *
@@ -257,7 +195,7 @@ end_slot(Slot *slot, const LlmbEnding *ending)
 		case LLMB_FAULT_QUOTA:
 			slot->state = SLOT_READY;
 			realtime->pause_reason = ending->reply.fault == LLMB_FAULT_KEY ? "auth" : "quota";
-			realtime->trouble = MemoryContextStrdup(realtime->context, words);
+			note_trouble(realtime, words);
 			return LLMB_PACE_ANSWERED;
 		default:
 			keep_outcome(slot, &ending->outcome);
@@ -267,44 +205,12 @@ end_slot(Slot *slot, const LlmbEnding *ending)
 	}
 }
 
-/* One fewer is out: ready slots may go. */
-static void
-wake_for_pace(Lane *lane)
-{
-	ListCell   *lc;
-
-	foreach(lc, lane->members)
-	{
-		LlmbRealtime *member = lfirst(lc);
-
-		if (member->wants_pace)
-			member->flight->next_at = 0;
-		member->wants_pace = false;
-	}
-}
-
-/* Places are free: for those who found none. */
-static void
-wake_for_place(Lane *lane)
-{
-	ListCell   *lc;
-
-	foreach(lc, lane->members)
-	{
-		LlmbRealtime *member = lfirst(lc);
-
-		if (member->wants_place)
-			member->flight->next_at = 0;
-		member->wants_place = false;
-	}
-}
-
 static void
 slot_ended(LlmbParty *party, LlmbEnding *ending)
 {
 	Slot	   *slot = (Slot *) party;
 	LlmbRealtime *realtime = slot->realtime;
-	LlmbPace   *pace = &realtime->lane->pace;
+	LlmbPace   *pace = &realtime->place.lane->pace;
 	int64		now = llmb_now_ms();
 	LlmbPaceEnd end = end_slot(slot, ending);
 	int64		backoff = llmb_backoff_ms(pace->blocks + 1, realtime->retry_base_ms, realtime->retry_max_ms, 0.5);
@@ -312,7 +218,7 @@ slot_ended(LlmbParty *party, LlmbEnding *ending)
 	llmb_pace_ended(pace, end, slot->sent_ms, now, ending->reply.retry_after_ms, backoff);
 	llmb_pace_limits(pace, &ending->limits, now);
 	realtime->flight->next_at = 0;
-	wake_for_pace(realtime->lane);
+	llmb_lane_wake_for_pace(realtime->place.lane);
 }
 
 /* Something of ours threw while its reply was read. */
@@ -320,12 +226,14 @@ static void
 slot_failed(LlmbParty *party)
 {
 	Slot	   *slot = (Slot *) party;
+	LlmbLane   *lane = slot->realtime->place.lane;
 
 	if (slot->state != SLOT_OUT)
 		return;
-	llmb_pace_ended(&slot->realtime->lane->pace, LLMB_PACE_ANSWERED, slot->sent_ms, llmb_now_ms(), -1, 0);
+	llmb_pace_ended(&lane->pace, LLMB_PACE_ANSWERED, slot->sent_ms, llmb_now_ms(), -1, 0);
 	keep_unanswered(slot, "the reply could not be read; the server's log tells why");
 	slot->realtime->flight->next_at = 0;
+	llmb_lane_wake_for_pace(lane);
 }
 
 static void
@@ -357,39 +265,6 @@ answered_slots(LlmbRealtime *realtime, int *positions, LlmbOutcome **outcomes)
 	return count;
 }
 
-/* More flights than places: is it another's turn? */
-static bool
-others_wait_longer(const LlmbRealtime *realtime)
-{
-	ListCell   *lc;
-
-	if (realtime->lane->flights <= realtime->lane->pace.most)
-		return false;
-	foreach(lc, realtime->lane->members)
-	{
-		LlmbRealtime *member = lfirst(lc);
-
-		if (member != realtime && member->counted && member->held == 0 && member->served < realtime->served)
-			return true;
-	}
-	return false;
-}
-
-/*
- * How many slots this flight may fill once so many are free again: its share
- * of the lane, and never more than the lane may have.
- */
-static int
-room(const LlmbRealtime *realtime, int answered)
-{
-	const Lane *lane = realtime->lane;
-	int			share = Max(1, lane->pace.most / Max(lane->flights, 1));
-
-	if (others_wait_longer(realtime))
-		return 0;
-	return Min(share - realtime->held, lane->pace.most - lane->held) + answered;
-}
-
 static Slot *
 free_slot(LlmbRealtime *realtime)
 {
@@ -401,12 +276,6 @@ free_slot(LlmbRealtime *realtime)
 	return NULL;
 }
 
-static bool
-memory_left(const LlmbRealtime *realtime)
-{
-	return realtime->held == 0 || realtime->lane->bytes < BODIES_ENOUGH;
-}
-
 /* Readies the requests of as many items as there is room for. */
 static void
 fill_slots(LlmbRealtime *realtime, int count)
@@ -415,7 +284,7 @@ fill_slots(LlmbRealtime *realtime, int count)
 	Slot	   *slot;
 
 	while (count > 0 && realtime->next < flight->row->item_count &&
-		   memory_left(realtime) && (slot = free_slot(realtime)) != NULL)
+		   llmb_lane_has_memory(&realtime->place) && (slot = free_slot(realtime)) != NULL)
 	{
 		size_t		len;
 		char	   *line = llmb_spool_line(flight->spool, realtime->next == 0, &len);
@@ -431,10 +300,7 @@ fill_slots(LlmbRealtime *realtime, int count)
 		slot->len = len;
 		slot->tokens = len * realtime->tokens_per_byte + realtime->tokens_per_answer;
 		slot->state = SLOT_READY;
-		realtime->held++;
-		realtime->lane->held++;
-		realtime->lane->bytes += len;
-		realtime->served = ++realtime->lane->rounds;
+		llmb_lane_take(&realtime->place, len);
 		count--;
 	}
 }
@@ -449,7 +315,7 @@ read_options(LlmbRealtime *realtime, const LlmbGround *ground)
 	realtime->resend = server->resend_unanswered;
 	realtime->retry_base_ms = server->retry_base_ms;
 	realtime->retry_max_ms = server->retry_max_ms;
-	llmb_pace_set(&realtime->lane->pace, (int) server->realtime_concurrency, server->requests_per_minute,
+	llmb_pace_set(&realtime->place.lane->pace, (int) server->realtime_concurrency, server->requests_per_minute,
 				  server->tokens_per_minute, llmb_now_ms());
 	if (server->tokens_per_minute == 0 || realtime->tokens_per_byte > 0)
 		return;
@@ -468,11 +334,11 @@ tell(LlmbRealtime *realtime)
 	if (realtime->unanswered > 0)
 		llmb_flight_say(flight, "unanswered", "requests that were sent and not answered: %d%s", realtime->unanswered,
 						realtime->resend ? "; they are sent again, and perhaps paid twice (on_unanswered)" : "");
-	if (realtime->trouble && now >= TimestampTzPlusMilliseconds(realtime->told_at, EVENT_EVERY_MS))
+	if (realtime->trouble && realtime->pause_reason == NULL && now >= TimestampTzPlusMilliseconds(realtime->told_at, EVENT_EVERY_MS))
 	{
 		llmb_flight_say(flight, "slowed", "%s; at a time now: %d, the next in %.1f s", realtime->trouble,
-						(int) realtime->lane->pace.limit,
-						Max(realtime->lane->pace.blocked_until_ms - llmb_now_ms(), 0) / 1000.0);
+						(int) realtime->place.lane->pace.limit,
+						Max(realtime->place.lane->pace.blocked_until_ms - llmb_now_ms(), 0) / 1000.0);
 		realtime->told_at = now;
 	}
 }
@@ -514,14 +380,14 @@ affordable(const LlmbRealtime *realtime, const LlmbJob *job)
 	if (job->max_cost < 0 || each <= 0)
 		return realtime->slot_count;
 	/* what is stored in this turn is not in job->cost yet */
-	return (int) Min(Max((job->max_cost - job->cost) / each - realtime->held, 0), realtime->slot_count);
+	return (int) Min(Max((job->max_cost - job->cost) / each - realtime->place.held, 0), realtime->slot_count);
 }
 
 /* In a turn: pauses the job when it can pay no further request. */
 static bool
 within_budget(LlmbRealtime *realtime, const LlmbJob *job)
 {
-	if (realtime->held > 0 || !has_unsent(realtime) || affordable(realtime, job) > 0)
+	if (realtime->place.held > 0 || !has_unsent(realtime) || affordable(realtime, job) > 0)
 		return true;
 	llmb_flight_pause(realtime->flight, job, llmb_budget_reason(job));
 	return false;
@@ -553,7 +419,7 @@ take_turn(LlmbRealtime *realtime, LlmbGround *ground)
 	{
 		read_options(realtime, ground);
 		/* what is stored in this turn makes room with the same commit */
-		fill_slots(realtime, Min(room(realtime, count), affordable(realtime, ground->job)));
+		fill_slots(realtime, Min(llmb_lane_room(&realtime->place, count), affordable(realtime, ground->job)));
 		flight->row->marked = Max(flight->row->marked, realtime->next);
 	}
 	tell(realtime);
@@ -582,7 +448,7 @@ take_turn(LlmbRealtime *realtime, LlmbGround *ground)
 static void
 send_ready(LlmbRealtime *realtime, const LlmbGround *ground)
 {
-	LlmbPace   *pace = &realtime->lane->pace;
+	LlmbPace   *pace = &realtime->place.lane->pace;
 	LlmbBatchRef ref;
 
 	llmb_flight_ref(realtime->flight, ground, &ref);
@@ -600,7 +466,7 @@ send_ready(LlmbRealtime *realtime, const LlmbGround *ground)
 			if (wait > 0)
 				llmb_flight_wait(realtime->flight, wait);
 			else
-				realtime->wants_pace = true;
+				realtime->place.wants_pace = true;
 			return;
 		}
 		slot->party.body = slot->body;
@@ -644,10 +510,8 @@ make_slots(LlmbFlight *flight)
 		slot->party.failed = slot_failed;
 		slot->context = AllocSetContextCreate(context, "llm_batch slot", ALLOCSET_SMALL_SIZES);
 	}
-	realtime->lane = find_lane(flight->row->server, flight->row->owner, true);
-	MemoryContextSwitchTo(TopMemoryContext);
-	realtime->lane->members = lappend(realtime->lane->members, realtime);
 	MemoryContextSwitchTo(old);
+	llmb_lane_join(&realtime->place, flight->row->server, flight->row->owner, &flight->next_at);
 	return realtime;
 }
 
@@ -766,16 +630,6 @@ end(LlmbFlight *flight)
 	llmb_flight_finalize(flight);
 }
 
-/* Takes part in the sharing of its lane while it has something to send. */
-static void
-count_flight(LlmbRealtime *realtime, bool unsent)
-{
-	if (realtime->counted == unsent)
-		return;
-	realtime->lane->flights += unsent ? 1 : -1;
-	realtime->counted = unsent;
-}
-
 /*
  * Slots that are ready while nothing may be sent (the job is paused, the key
  * is refused) leave their places to other jobs of the key.  Their items stay
@@ -785,11 +639,17 @@ static void
 park(LlmbRealtime *realtime, bool parking)
 {
 	int			ready = 0;
+	size_t		bytes = 0;
 
 	for (int i = 0; parking && i < realtime->slot_count; i++)
-		ready += realtime->slots[i].state == SLOT_READY;
-	realtime->lane->held += realtime->parked - ready;
-	realtime->parked = ready;
+	{
+		if (realtime->slots[i].state == SLOT_READY)
+		{
+			ready++;
+			bytes += realtime->slots[i].len;
+		}
+	}
+	llmb_lane_park(&realtime->place, ready, bytes);
 }
 
 /* What was never sent because its end was asked for. */
@@ -807,20 +667,16 @@ void
 llmb_realtime_step(LlmbFlight *flight)
 {
 	LlmbRealtime *realtime;
+	LlmbLaneMember *place;
 	LlmbGround	ground;
-	Lane	   *lane;
-	int			held;
-	int			sharing;
 	bool		ready;
 
 	if (flight->realtime == NULL && !begin(flight))
 		return;
 	realtime = flight->realtime;
-	lane = realtime->lane;
-	held = lane->held;
-	sharing = lane->flights;
-	realtime->wants_place = realtime->wants_pace = false;
-	count_flight(realtime, has_unsent(realtime));
+	place = &realtime->place;
+	place->wants_place = place->wants_pace = false;
+	llmb_lane_share(place, has_unsent(realtime));
 	/* the end of a request, or of a wait, makes it due again */
 	llmb_flight_wait(flight, 60000);
 	ready = take_turn(realtime, &ground);
@@ -829,18 +685,22 @@ llmb_realtime_step(LlmbFlight *flight)
 		release_ready(realtime);
 	else if (ready)
 		send_ready(realtime, &ground);
-	count_flight(realtime, ready && has_unsent(realtime));
-	if (lane->held < held || lane->flights < sharing)
-		wake_for_place(lane);
-	if (realtime->held == 0 && !has_unsent(realtime))
+	llmb_lane_share(place, ready && has_unsent(realtime));
+	llmb_lane_wake(place->lane);
+	if (place->held == 0 && !has_unsent(realtime))
 		end(flight);
-	else if (ready && has_unsent(realtime))
-	{
-		if (room(realtime, 0) > 0 && memory_left(realtime))
-			flight->next_at = 0;
-		else
-			realtime->wants_place = true;
-	}
+	else if (place->sharing && llmb_lane_room(place, 0) > 0 && llmb_lane_has_memory(place))
+		flight->next_at = 0;
+	else
+		place->wants_place = place->sharing;
+}
+
+/* What is out stays out, and is taken in later; but others need not wait. */
+void
+llmb_realtime_failed(LlmbFlight *flight)
+{
+	llmb_lane_share(&flight->realtime->place, false);
+	llmb_lane_wake(flight->realtime->place.lane);
 }
 
 bool
@@ -858,9 +718,7 @@ llmb_realtime_free(LlmbFlight *flight)
 
 	if (realtime == NULL)
 		return;
-	count_flight(realtime, false);
 	park(realtime, false);
-	realtime->lane->members = list_delete_ptr(realtime->lane->members, realtime);
 	for (int i = 0; i < realtime->slot_count; i++)
 	{
 		Slot	   *slot = &realtime->slots[i];
@@ -868,12 +726,14 @@ llmb_realtime_free(LlmbFlight *flight)
 		if (slot->state == SLOT_OUT)
 		{
 			llmb_call_drop(&slot->party);
-			realtime->lane->pace.out--;
+			realtime->place.lane->pace.out--;
+			llmb_lane_wake_for_pace(realtime->place.lane);
 			slot->state = SLOT_READY;
 		}
 		if (slot->state != SLOT_FREE)
 			empty_slot(slot);
 	}
+	llmb_lane_leave(&realtime->place);
 	flight->realtime = NULL;
 	MemoryContextDelete(realtime->context);
 }

@@ -19,8 +19,8 @@ extern void llmb_realtime_step(LlmbFlight *flight);
  */
 extern bool llmb_realtime_unsent(const LlmbFlight *flight);
 
-/* Requests that are out, those of all flights with that server and owner. */
-extern int	llmb_realtime_out(const char *server, const char *owner);
+/* After an error of its step. */
+extern void llmb_realtime_failed(LlmbFlight *flight);
 
 /* Frees what is its own; requests that are out are dropped. */
 extern void llmb_realtime_free(LlmbFlight *flight);

@@ -23,7 +23,7 @@ sub since
 
 sql($node, q{
 	CREATE SERVER fast FOREIGN DATA WRAPPER llm_batch OPTIONS (api 'mock', latency '0');
-	CREATE SERVER slow FOREIGN DATA WRAPPER llm_batch OPTIONS (api 'mock', latency '1h')});
+	CREATE SERVER slow FOREIGN DATA WRAPPER llm_batch OPTIONS (api 'mock', realtime_threshold '0', latency '1h')});
 
 # ---- quiet ----
 
@@ -127,7 +127,7 @@ $job = sql($node, q{SELECT llm_batch.submit_prompts('{Nine.}', 'mock')});
 is(wait_job($node, $job), 'succeeded', 'and CREATE EXTENSION begins anew');
 
 sql($node, 'CREATE DATABASE other');
-$node->safe_psql('other', q{CREATE EXTENSION llm_batch; CREATE SERVER slow FOREIGN DATA WRAPPER llm_batch OPTIONS (api 'mock', latency '1h'); SELECT llm_batch.submit_prompts('{Ten.}', 'mock', server => 'slow')});
+$node->safe_psql('other', q{CREATE EXTENSION llm_batch; CREATE SERVER slow FOREIGN DATA WRAPPER llm_batch OPTIONS (api 'mock', realtime_threshold '0', latency '1h'); SELECT llm_batch.submit_prompts('{Ten.}', 'mock', server => 'slow')});
 wait_until($node, q{SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'llm_batch worker' AND datname = 'other'}, 'another database has its own');
 sql($node, 'DROP DATABASE other WITH (FORCE)');
 is(sql($node, q{SELECT count(*) FROM pg_stat_activity WHERE datname = 'other'}), '0', 'DROP DATABASE WITH (FORCE) takes it along');

@@ -62,7 +62,7 @@ sub create_database
 	db('postgres', "CREATE DATABASE $name");
 	db($name, qq{
 		CREATE EXTENSION llm_batch;
-		CREATE SERVER slow FOREIGN DATA WRAPPER llm_batch OPTIONS (api 'mock', latency '1h');
+		CREATE SERVER slow FOREIGN DATA WRAPPER llm_batch OPTIONS (api 'mock', realtime_threshold '0', latency '1h');
 		CREATE SERVER sim FOREIGN DATA WRAPPER llm_batch OPTIONS (api 'openai', base_url '${\$sim->base_url}',
 			poll_min '50ms', poll_max '200ms', retry_base '50ms', retry_max '200ms', settle_time '1s', request_timeout '90s');
 		CREATE USER MAPPING FOR PUBLIC SERVER sim OPTIONS (api_key 'sk-test');

@@ -20,8 +20,8 @@ sql($old, q{
 	CREATE ROLE alice LOGIN;
 	CREATE ROLE "Bob O'Hara" LOGIN;
 	CREATE SCHEMA "A Schema" AUTHORIZATION alice;
-	CREATE SERVER slow FOREIGN DATA WRAPPER llm_batch OPTIONS (api 'mock', latency '1h');
-	CREATE SERVER broken FOREIGN DATA WRAPPER llm_batch OPTIONS (api 'mock', latency '0', failure_rate '1', max_attempts '2', retry_base '1ms', retry_max '1ms');
+	CREATE SERVER slow FOREIGN DATA WRAPPER llm_batch OPTIONS (api 'mock', realtime_threshold '0', latency '1h');
+	CREATE SERVER broken FOREIGN DATA WRAPPER llm_batch OPTIONS (api 'mock', realtime_threshold '0', latency '0', failure_rate '1', max_attempts '2', retry_base '1ms', retry_max '1ms');
 	GRANT USAGE ON FOREIGN SERVER slow, broken TO alice, "Bob O'Hara"});
 create_server($old, $sim, key => undef);
 sql($old, q{

@@ -15,7 +15,7 @@ my $sim = start_sim(options => { run_seconds => 3600 });
 $primary->init(allows_streaming => 1);
 $primary->append_conf('postgresql.conf', "shared_preload_libraries = 'llm_batch'");
 $primary->start;
-sql($primary, q{CREATE EXTENSION llm_batch; CREATE SERVER slow FOREIGN DATA WRAPPER llm_batch OPTIONS (api 'mock', latency '1h')});
+sql($primary, q{CREATE EXTENSION llm_batch; CREATE SERVER slow FOREIGN DATA WRAPPER llm_batch OPTIONS (api 'mock', realtime_threshold '0', latency '1h')});
 create_server($primary, $sim, max_batch_requests => 50);
 create_articles($primary, 100);
 
