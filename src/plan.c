@@ -28,6 +28,12 @@
 #define REALTIME_ITEMS	2000
 #define REALTIME_BYTES	(INT64CONST(64) * 1024 * 1024)
 
+/*
+ * Forecasts are means; a batch of dear items must not pass the budget.  Sums
+ * of 20 answers of natural length stray by some 5 % from 20 times their mean.
+ */
+#define BUDGET_MARGIN	1.25
+
 /* Why a batch ended where it did. */
 typedef enum Full
 {
@@ -78,6 +84,49 @@ add_ordinal(Planning *planning, int ordinal)
 	}
 	row->item_count++;
 }
+
+/* ---- what providers have refused ---- */
+
+typedef struct LearnedSize
+{
+	char	   *server;
+	int64		bytes;
+} LearnedSize;
+
+static List *learned_sizes = NIL;
+
+static LearnedSize *
+learned_size(const char *server)
+{
+	ListCell   *lc;
+
+	foreach(lc, learned_sizes)
+	{
+		LearnedSize *learned = lfirst(lc);
+
+		if (strcmp(learned->server, server) == 0)
+			return learned;
+	}
+	return NULL;
+}
+
+void
+llmb_plan_learn_size(const char *server, int64 bytes)
+{
+	MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
+	LearnedSize *learned = learned_size(server);
+
+	if (learned == NULL)
+	{
+		learned = palloc0(sizeof(LearnedSize));
+		learned->server = pstrdup(server);
+		learned_sizes = lappend(learned_sizes, learned);
+	}
+	learned->bytes = bytes;
+	MemoryContextSwitchTo(old);
+}
+
+/* ---- items ---- */
 
 /* Does one more line of so many bytes fit? */
 static Full
@@ -192,8 +241,8 @@ set_rates(Planning *planning)
 	llmb_forecast(planning->server, planning->model, many, 0, output_cap(planning->def), &bytes);
 	llmb_forecast(planning->server, planning->model, 0, (int) many, output_cap(planning->def), &items);
 	planning->tokens_per_byte = bytes.input_tokens / (double) many;
-	planning->cost_per_byte = forecast_cost(planning, &bytes) / many;
-	planning->cost_per_item = forecast_cost(planning, &items) / many;
+	planning->cost_per_byte = BUDGET_MARGIN * forecast_cost(planning, &bytes) / many;
+	planning->cost_per_item = BUDGET_MARGIN * forecast_cost(planning, &items) / many;
 }
 
 /* Tokens that batches of this key and model have in the provider's queue. */
@@ -214,6 +263,8 @@ set_limits(Planning *planning)
 
 	planning->max_bytes = planning->row->realtime ?
 		Min(REALTIME_BYTES, planning->server->max_batch_bytes) : planning->server->max_batch_bytes;
+	if (!planning->row->realtime && learned_size(job->server))
+		planning->max_bytes = Min(planning->max_bytes, learned_size(job->server)->bytes);
 	set_rates(planning);
 	set_queue_room(planning);
 	planning->cost_left = job->max_cost < 0 ? -1 : Max(0, job->max_cost - job->cost - job->flying_cost);

@@ -20,6 +20,9 @@ extern bool llmb_plan_batch(LlmbJob *job, TimestampTz now);
 /* Why a job with max_cost is paused, in words. */
 extern char *llmb_budget_reason(const LlmbJob *job);
 
+/* The server's provider takes no request files of more bytes; until the worker ends. */
+extern void llmb_plan_learn_size(const char *server, int64 bytes);
+
 /* ---- lifecycle.c, for plan.c ---- */
 
 extern void llmb_lifecycle_add(LlmbBatchRow *row, LlmbSpool *spool, MemoryContext context);

@@ -61,6 +61,22 @@ llmb_flight_refused(LlmbFlight *flight, LlmbCode code, const char *why)
 	llmb_flight_say(flight, "refused", "the batch failed as a whole: %s", why);
 }
 
+/* In a turn: nothing of it ran, and its items are cut into batches anew. */
+static void
+requeue(LlmbFlight *flight, LlmbCode code, const char *why, int64 wait_ms)
+{
+	LlmbBatchRow *row = flight->row;
+	LlmbDelta	delta = {.in_flight = -row->item_count, .queued = row->item_count};
+
+	row->remote_end = llmb_flight_keep(flight, "failed");
+	row->error_code = llmb_flight_keep(flight, llmb_code_name(code));
+	row->reason = llmb_flight_keep(flight, why);
+	row->ended_at = GetCurrentTimestamp();
+	llmb_flight_become(flight, LLMB_FAILED);
+	llmb_store_requeue(row, wait_ms);
+	llmb_store_count(row->job, &delta);
+}
+
 /*
  * How many tokens may be enqueued after a refusal: what the provider says, but
  * never more than it took beside the refused batch; else a guess.
@@ -84,20 +100,24 @@ static void
 dissolve(LlmbFlight *flight, const LlmbEnding *ending, const LlmbGround *ground, const char *code)
 {
 	LlmbBatchRow *row = flight->row;
-	LlmbDelta	delta = {.in_flight = -row->item_count, .queued = row->item_count};
 	int64		others = llmb_lifecycle_tokens(row->server, row->owner, row->model) - row->forecast_tokens;
 	int64		wait_ms = ground->server->poll_max_ms;
 
 	llmb_learn_enqueued_limit(ground->server, ground->model, what_fits(ending->reply.queue_tokens, others, row->forecast_tokens));
-	row->remote_end = llmb_flight_keep(flight, "failed");
-	row->error_code = llmb_flight_keep(flight, llmb_code_name(LLMB_RATE_LIMITED));
-	row->reason = llmb_flight_keep(flight, code);
-	row->ended_at = GetCurrentTimestamp();
-	llmb_flight_become(flight, LLMB_FAILED);
-	llmb_store_requeue(row, wait_ms);
-	llmb_store_count(row->job, &delta);
+	requeue(flight, LLMB_RATE_LIMITED, code, wait_ms);
 	llmb_flight_say(flight, "queue_full", "the provider's queue is full (%s): its items are planned anew, by %lld tokens at a time, in %.0f s",
 					code, (long long) llmb_enqueued_limit(ground->server, ground->model), wait_ms / 1000.0);
+}
+
+/* In a turn: more requests or bytes than the provider takes at a time. */
+static void
+split(LlmbFlight *flight, const LlmbGround *ground, const char *code)
+{
+	LlmbBatchRow *row = flight->row;
+
+	llmb_plan_learn_size(row->server, row->file_bytes / 2);
+	requeue(flight, LLMB_TOO_LARGE, code, ground->server->retry_base_ms);
+	llmb_flight_say(flight, "split", "the provider does not take so much at a time (%s): its items go in batches of half the size", code);
 }
 
 /* In a turn: it waited longer than the provider keeps request files. */
@@ -125,7 +145,10 @@ refused(LlmbFlight *flight, const LlmbEnding *ending, const LlmbGround *ground, 
 							   ending->reply.fault == LLMB_FAULT_KEY ? "auth" : "quota", what, in_words(ending)));
 			break;
 		case LLMB_FAULT_TOO_LARGE:
-			llmb_flight_refused(flight, LLMB_TOO_LARGE, in_words(ending));
+			if (flight->row->item_count > 1 && !flight->cancel)
+				split(flight, ground, in_words(ending));
+			else
+				llmb_flight_refused(flight, LLMB_TOO_LARGE, in_words(ending));
 			break;
 		case LLMB_FAULT_QUEUE_FULL:
 			if (flight->cancel)
@@ -390,6 +413,8 @@ has_failed(LlmbFlight *flight, const LlmbEnding *ending, const LlmbGround *groun
 	}
 	else if (remote->fault == LLMB_FAULT_QUEUE_FULL && !flight->cancel)
 		dissolve(flight, ending, ground, code);
+	else if (remote->fault == LLMB_FAULT_TOO_LARGE && !flight->cancel && flight->row->item_count > 1)
+		split(flight, ground, code);
 	else
 		llmb_flight_refused(flight, flight->cancel ? flight->cancel_code :
 				   remote->fault == LLMB_FAULT_TOO_LARGE ? LLMB_TOO_LARGE : LLMB_INVALID_REQUEST, code);
