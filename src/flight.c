@@ -40,6 +40,8 @@
 #define IN_PROCESS_LINES 500
 /* A result file that has fewer lines than the provider counts is read again. */
 #define MAX_REREADS		3
+/* So many errors of our own in a row pause the job. */
+#define MAX_THROWS		3
 
 /* ---- small things ---- */
 
@@ -88,7 +90,8 @@ llmb_flight_become(LlmbFlight *flight, LlmbBatchState state)
 	/* the next batch may be planned when this one is on its way */
 	if (state != was)
 		llmb_lifecycle_look_at_jobs();
-	flight->tries = state == was ? flight->tries : 0;
+	if (state != was)
+		flight->tries = flight->throws = 0;
 }
 
 /* ---- the ground ---- */
@@ -778,6 +781,17 @@ llmb_flight_init(LlmbFlight *flight)
 	flight->party.failed = llmb_flight_failed;
 }
 
+/* It throws whenever it is tried: somebody has to look. */
+static void
+pause_throwing(void *arg)
+{
+	LlmbFlight *flight = arg;
+
+	llmb_turn_begin("pausing a job");
+	llmb_flight_pause(flight, llmb_flight_job(flight), "a step of a batch failed again and again; the server's log tells why");
+	llmb_turn_commit();
+}
+
 static void
 reload(void *arg)
 {
@@ -802,6 +816,8 @@ llmb_flight_failed(LlmbParty *party)
 {
 	LlmbFlight *flight = (LlmbFlight *) party;
 
+	if (++flight->throws == MAX_THROWS)
+		(void) llmb_guarded(pause_throwing, flight, "llm_batch: pausing a job");
 	/* what is out there in real time stays out, and is taken in later */
 	if (flight->realtime)
 	{

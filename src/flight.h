@@ -26,6 +26,8 @@ typedef struct LlmbFlight
 	bool		fresh_intent;	/* SUBMITTING is of this process's making */
 	TimestampTz next_at;		/* when the next step is due */
 	int			tries;			/* of the current step, without success */
+	int			throws;			/* errors of our own since something went well */
+	bool		told;			/* that the provider does not end it */
 	bool		foreign;		/* a copy's: the provider's batch is not ours */
 	bool		abandoned;		/* foreign, and to be ended here alone */
 	bool		cancel;			/* its end was asked for */

@@ -211,6 +211,15 @@ goes_realtime(const LlmbJob *job, const LlmbServer *server, bool fell_back)
 	return strcmp(job->mode, "auto") == 0 && job->total <= server->realtime_threshold;
 }
 
+/* Fresh items go first, but for those that have waited for a batch in vain. */
+static bool
+takes_fresh(const LlmbJob *job, TimestampTz now)
+{
+	bool		retry_due = job->retry_attempt > 0 && job->retry_at <= now;
+
+	return job->planned_to < job->total && !(retry_due && job->retry_realtime);
+}
+
 /* ---- forecasts ---- */
 
 /* The job's cap on output tokens, 0 for none. */
@@ -285,13 +294,13 @@ note_forecast(Planning *planning)
 
 /* ---- planning ---- */
 
-/* In a turn: fresh items first, then what is to be sent again. */
+/* In a turn: one kind of items at a time. */
 static void
 collect(Planning *planning, TimestampTz now)
 {
 	LlmbJob    *job = planning->job;
 	LlmbBatchRow *row = planning->row;
-	bool		fresh = job->planned_to < job->total;
+	bool		fresh = takes_fresh(job, now);
 	int			limit;
 
 	if (!fresh && (job->retry_attempt == 0 || job->retry_at > now))
@@ -334,7 +343,7 @@ begin_planning(Planning *planning, LlmbJob *job, LlmbServer *server, MemoryConte
 
 /* Limits are those of a key, so of server and owner. */
 static bool
-room_for_batch(const LlmbJob *job, const LlmbServer *server)
+room_for_batch(const LlmbJob *job, const LlmbServer *server, TimestampTz now)
 {
 	bool		unsent;
 	int			flying = llmb_lifecycle_count(job, &unsent);
@@ -345,7 +354,7 @@ room_for_batch(const LlmbJob *job, const LlmbServer *server)
 	/* with a budget, what a set has cost is known before the next is sent */
 	if (job->max_cost >= 0 && llmb_lifecycle_realtime(job->id))
 		return false;
-	return goes_realtime(job, server, false) || flying < server->max_active_batches;
+	return goes_realtime(job, server, !takes_fresh(job, now) && job->retry_realtime) || flying < server->max_active_batches;
 }
 
 char *
@@ -389,7 +398,7 @@ llmb_plan_batch(LlmbJob *job, TimestampTz now)
 		llmb_turn_commit();
 		return true;
 	}
-	if (!room_for_batch(job, server))
+	if (!room_for_batch(job, server, now))
 	{
 		llmb_turn_commit();
 		return false;

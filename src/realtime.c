@@ -373,14 +373,16 @@ static int
 affordable(const LlmbRealtime *realtime, const LlmbJob *job)
 {
 	const LlmbBatchRow *row = realtime->flight->row;
-	double		each = row->forecast_cost ? strtod(row->forecast_cost, NULL) / Max(row->item_count, 1) : 0;
+	double		forecast = row->forecast_cost ? strtod(row->forecast_cost, NULL) : 0;
+	double		others = Max(job->flying_cost - forecast, 0);	/* batches of the job */
+	double		each = forecast / Max(row->item_count, 1);
 
 	/* what answers have cost is nearer to the truth than any forecast */
 	each = Max(each, realtime->flight->intake.dearest);
 	if (job->max_cost < 0 || each <= 0)
 		return realtime->slot_count;
 	/* what is stored in this turn is not in job->cost yet */
-	return (int) Min(Max((job->max_cost - job->cost) / each - realtime->place.held, 0), realtime->slot_count);
+	return (int) Min(Max((job->max_cost - job->cost - others) / each - realtime->place.held, 0), realtime->slot_count);
 }
 
 /* In a turn: pauses the job when it can pay no further request. */
@@ -438,7 +440,7 @@ take_turn(LlmbRealtime *realtime, LlmbGround *ground)
 			empty_slot(&realtime->slots[i]);
 	}
 	forget_trouble(realtime);
-	flight->tries = 0;
+	flight->tries = flight->throws = 0;
 	return ready;
 }
 

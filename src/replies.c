@@ -420,6 +420,21 @@ has_failed(LlmbFlight *flight, const LlmbEnding *ending, const LlmbGround *groun
 				   remote->fault == LLMB_FAULT_TOO_LARGE ? LLMB_TOO_LARGE : LLMB_INVALID_REQUEST, code);
 }
 
+/* In a turn: asked to cancel it, the provider does not end it either. */
+static void
+tell_endless(LlmbFlight *flight, const LlmbGround *ground)
+{
+	const LlmbBatchRow *row = flight->row;
+
+	if (flight->told || row->state != LLMB_CANCELLING || row->cancelled_at == 0 ||
+		GetCurrentTimestamp() < TimestampTzPlusMilliseconds(row->cancelled_at, ground->server->batch_timeout_ms))
+		return;
+	flight->told = true;
+	llmb_flight_pause(flight, ground->job,
+					  psprintf("timeout: the provider has not ended batch " INT64_FORMAT " since it was asked to cancel it at %s; it is still being polled",
+							   row->id, timestamptz_to_str(row->cancelled_at)));
+}
+
 static void
 poll_ended(LlmbFlight *flight, const LlmbEnding *ending, const LlmbGround *ground)
 {
@@ -452,6 +467,7 @@ poll_ended(LlmbFlight *flight, const LlmbEnding *ending, const LlmbGround *groun
 				break;
 			default:
 				flight->gone = 0;
+				tell_endless(flight, ground);
 				still_running(flight, remote, ground->server, ending->reply.retry_after_ms);
 		}
 	}

@@ -73,16 +73,6 @@ convert_result(LlmbResult *result)
 	to_database_text(&result->request_id, NULL);
 }
 
-static bool
-may_retry(const LlmbIntake *intake, LlmbCode code, bool retryable)
-{
-	int			attempts = intake->server->max_attempts;
-
-	if (code == LLMB_INVALID_OUTPUT)
-		attempts = 1 + intake->server->invalid_output_retries;
-	return retryable && !intake->no_retry && intake->batch->attempt < attempts;
-}
-
 /*
  * What the batch did not bring in its time, and what it was refused for,
  * goes to real time; what expired travels once more first.
@@ -95,6 +85,20 @@ batch_is_vain(const LlmbIntake *intake, LlmbCode code)
 	return intake->unfit ||
 		(code == LLMB_EXPIRED && intake->batch->attempt >= EXPIRED_ATTEMPTS) ||
 		(code == LLMB_TIMEOUT && intake->cancelled_as == LLMB_TIMEOUT);
+}
+
+static bool
+may_retry(const LlmbIntake *intake, LlmbCode code, bool retryable)
+{
+	if (!retryable || intake->no_retry)
+		return false;
+	/* the item was not tried: it goes another way, or waits for a person */
+	if (batch_is_vain(intake, code))
+		return true;
+	/* these are counted by themselves */
+	if (code == LLMB_INVALID_OUTPUT)
+		return true;
+	return intake->batch->attempt < intake->server->max_attempts;
 }
 
 static void
@@ -244,10 +248,14 @@ write_answers(const LlmbJobDef *def, Oid owner, LlmbResult **results, int count,
 	}
 }
 
+/* Asked again so often, however many attempts have failed for other reasons. */
 static void
 invalid_output(void *arg, LlmbResult *result)
 {
-	set_failed(arg, result, LLMB_INVALID_OUTPUT, true);
+	LlmbIntake *intake = arg;
+	int			before = llmb_store_times(intake->batch->job, result->ordinal, LLMB_INVALID_OUTPUT);
+
+	set_failed(intake, result, LLMB_INVALID_OUTPUT, before < intake->server->invalid_output_retries);
 }
 
 static void

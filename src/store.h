@@ -286,6 +286,9 @@ extern void llmb_store_put_results(int64 job, LlmbResult *results, int count);
 /* All items of a batch that was never run go back to the queue as they were. */
 extern void llmb_store_requeue(const LlmbBatchRow *batch, int64 delay_ms);
 
+/* How many attempts of an item have failed with that code. */
+extern int	llmb_store_times(int64 job, int ordinal, LlmbCode code);
+
 /* Stored answers of a job whose time has come, the oldest first. */
 extern LlmbResult *llmb_store_due_answers(int64 *job, int limit, int *count);
 extern TimestampTz llmb_store_next_due_answer(void);

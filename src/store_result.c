@@ -200,6 +200,17 @@ llmb_store_requeue(const LlmbBatchRow *batch, int64 delay_ms)
 	llmb_bulk_end(bulk);
 }
 
+int
+llmb_store_times(int64 job, int ordinal, LlmbCode code)
+{
+	LlmbRows   *rows = llmb_sql("SELECT count(*) FROM llm_batch.result WHERE job_id = $1 AND ordinal = $2 AND error_code = $3",
+								"lit", job, ordinal, llmb_code_name(code));
+	int			times = (int) llmb_row_int(rows, 0, 1);
+
+	llmb_sql_done(rows);
+	return times;
+}
+
 /* ---- answers that wait for their rows ---- */
 
 static int64

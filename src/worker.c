@@ -58,6 +58,8 @@ pin_settings(void)
 		{"idle_in_transaction_session_timeout", "0"},
 		{"session_replication_role", "origin"},
 		{"check_function_bodies", "on"},
+		{"exit_on_error", "off"},
+		{"temp_file_limit", "-1"},
 		{"zero_damaged_pages", "off"},
 		{"jit", "off"},
 		{"row_security", "on"},
