@@ -79,22 +79,19 @@ my (undef, undef, $stderr) = $node->psql('postgres',
 like($stderr, qr/ERROR:  the prompt for key 1001 is too long: .*DETAIL:.*max_batch_bytes of server "sim" is 8192.*HINT:/s, 'one too large: submit says which, why and what to do');
 sql($node, 'DELETE FROM articles WHERE id = 1001');
 
-# The provider takes less than we thought: the batch is refused, and goes in
-# smaller ones when it is told to.
+# The provider takes less than we thought: what it refuses is cut in two, until
+# it fits.
 begin('status 413', q{DROP max_batch_bytes});
 $sim->options(max_file_bytes => 8192);
 my $job = submit($node, target => 'summary');
-is(wait_job($node, $job), 'failed', 'status 413: the job failed');
-check_job($node, $job, 'status 413');
-is(sql($node, "SELECT string_agg(DISTINCT error_code, ' ') FROM llm_batch.results WHERE job_id = $job"), 'too_large', 'status 413: for that reason');
-sql($node, q{ALTER SERVER sim OPTIONS (ADD max_batch_bytes '8kB')});
-is(sql($node, "SELECT llm_batch.retry($job)"), $count, 'status 413: retry() with a lower max_batch_bytes');
 check('status 413', $job);
+cmp_ok(sql($node, "SELECT count(*) FROM llm_batch.events WHERE job_id = $job AND kind = 'split'"), '>', 1, 'status 413: the history says so');
+is($sim->summary->{realtime_calls}, 0, 'status 413: nothing goes at the full price');
 check_prompts_ran_once($sim, $count);
 
 # ---- batches at a time ----
 
-begin('max_active_batches', q{DROP max_batch_bytes, ADD max_batch_requests '20', ADD max_active_batches '3'});
+begin('max_active_batches', q{ADD max_batch_requests '20', ADD max_active_batches '3'});
 $sim->options(run_seconds => 0.4);
 check('max_active_batches', submit($node, target => 'summary'));
 is(most_at_a_time(), 3, 'max_active_batches: three at a time, no more and no less');

@@ -228,6 +228,29 @@ sql($node, "SELECT llm_batch.cancel($job)");
 wait_job($node, $job);
 check_bill($node, $sim, $job, 'fallback and max_cost');
 
+begin('fallback beside a batch that flies', run_seconds => 3);
+alter("ADD max_batch_requests '100'");
+$sim->rule({ nth => 1 }, fail => { code => $BATCHES, message => 'No batches with this model.' });
+$job = send_job(200, max_cost => '0.001');
+wait_until($node, "SELECT state = 'paused' OR finished_at IS NOT NULL FROM llm_batch.progress WHERE job_id = $job", 'the money is spent', 90);
+sql($node, "SELECT llm_batch.cancel($job)") if progress($job, 'state') eq 'paused';
+wait_job($node, $job);
+check_bill($node, $sim, $job, 'fallback beside a batch that flies');
+cmp_ok($sim->call('GET', 'bill')->{usd}, '<=', 0.001, 'both ways together do not spend more than max_cost');
+alter('DROP max_batch_requests');
+
+begin('fallback waits for no batch', run_seconds => 0.2);
+alter("ADD max_batch_requests '30', ADD max_active_batches '1'");
+$sim->rule({ nth => 1 }, fail => { code => $BATCHES, message => 'No batches with this model.' });
+$sim->rule({ nth => 2 }, run_seconds => 60);
+$job = send_job(60);
+wait_until($node, "SELECT succeeded = 30 AND in_flight = 30 FROM llm_batch.progress WHERE job_id = $job", 'what falls back is answered while a batch flies', 20)
+  or explain_job($node, $job);
+sql($node, "SELECT llm_batch.cancel($job)");
+wait_job($node, $job);
+check_bill($node, $sim, $job, 'fallback waits for no batch');
+alter('DROP max_batch_requests, DROP max_active_batches');
+
 # ---- what the provider's queue holds ----
 
 begin('max_enqueued_tokens', run_seconds => 0.3);

@@ -84,7 +84,7 @@ sub begin
 	note("--- $api, $mode: $name");
 	$sim->reset;
 	$sim->options(%options) if %options;
-	sql($node, 'UPDATE articles SET summary = NULL');
+	sql($node, 'UPDATE articles SET summary = NULL, mood = NULL, score = NULL, urgent = NULL');
 }
 
 sub send_job
@@ -104,6 +104,8 @@ sub rule
 # each; see the head of this file for the rest.
 #	falls		items were sent again, so percent may go back
 #	lost		so many attempts ran whose usage never came: of unknown cost
+#	again		some had to be asked again, and were paid again
+#	any			the answers are not those of $LlmBatch::RIGHT
 #	other_mode	some went the other way
 sub check_end
 {
@@ -113,7 +115,7 @@ sub check_end
 	is(watch_job($node, $job, $what, falls => $opt{falls}), $state, "$what: the job is $state") or explain_job($node, $job);
 	check_job($node, $job, $what);
 	is(results($job), $results, "$what: the results") if defined $results;
-	is(sql($node, "SELECT count(*) FROM articles WHERE summary <> $LlmBatch::RIGHT"), '0', "$what: no row has another's answer");
+	is(sql($node, "SELECT count(*) FROM articles WHERE summary <> $LlmBatch::RIGHT"), '0', "$what: no row has another's answer") if !$opt{any};
 	is( sql($node, 'SELECT count(*) FROM articles WHERE summary IS NOT NULL'),
 		sql($node, "SELECT succeeded FROM llm_batch.progress WHERE job_id = $job"),
 		"$what: as many rows are written as items succeeded");
@@ -137,7 +139,7 @@ sub check_money
 		return;
 	}
 	check_bill($node, $sim, $job, $what);
-	cmp_ok($sim->summary->{max_times_one_prompt_ran}, '<=', 1, "$what: nothing is paid twice");
+	cmp_ok($sim->summary->{max_times_one_prompt_ran}, '<=', 1, "$what: nothing is paid twice") if !$opt{again};
 }
 
 # "code count" of the results, in order; "ok" is an answer.
@@ -288,6 +290,50 @@ sub refused_and_truncated
 		is(sql($node, "SELECT bool_and(answer <> '') FROM llm_batch.results WHERE job_id = $job AND state = 'failed'"),
 			't', "$api, $mode: $name: what there is of it is kept") if $code eq 'truncated';
 	}
+}
+
+# Answers into an enum, an integer and a boolean beside the text.
+sub typed_answers
+{
+	my $good = '{"summary": "So.", "mood": "good", "score": 5, "urgent": false}';
+	my %form = (
+		'in a code fence' => "```json\n$good\n```",
+		'with words around it' => "Here it is: $good I hope that it helps.",
+		'with commas too many' => '{"summary": "So.", "mood": "good", "score": 5, "urgent": false,}');
+	my $filled = q{SELECT count(*) FROM articles WHERE (summary, mood, score, urgent) = ('So.', 'good', 5, false)};
+	my @target = (target => 'summary, mood, score, urgent');
+	my $job;
+
+	foreach my $form (sort keys %form)
+	{
+		begin("an answer $form");
+		rule({}, items => [ { do => { answer => $form{$form} } } ]);
+		$job = send_job(@target);
+		check_end($job, "an answer $form", 'succeeded', "ok $COUNT", any => 1);
+		is(sql($node, $filled), $COUNT, "$api, $mode: an answer $form is read as a reader would");
+	}
+
+	foreach my $wrong (
+		[ 'no label of the enum' => '{"summary": "So.", "mood": "angry", "score": 5, "urgent": false}' ],
+		[ 'no integer' => '{"summary": "So.", "mood": "good", "score": "many", "urgent": false}' ],
+		[ 'no object' => 'I cannot say.' ])
+	{
+		my ($name, $answer) = @$wrong;
+
+		begin("$name, once");
+		rule({}, items => [ { nth => [ 1 .. 6 ], do => { answer => $answer } } ]);
+		$job = send_job(@target);
+		check_end($job, "$name, once", 'succeeded', "ok $COUNT", any => 1, again => 1, falls => 1);
+		is(attempts($job, 'invalid_output'), 6, "$api, $mode: $name is invalid_output, and asked again");
+	}
+
+	begin('always no label of the enum');
+	rule({}, items => [ { prompt_contains => 'Article 7 ', do => { answer => '{"summary": "So.", "mood": "angry", "score": 5, "urgent": false}' } } ]);
+	$job = send_job(@target);
+	check_end($job, 'always no label of the enum', 'partial', 'invalid_output 1, ok 59', any => 1, again => 1, falls => 1);
+	is(sql($node, "SELECT attempt, error <> '', answer <> '' FROM llm_batch.results WHERE job_id = $job AND state = 'failed'"), '2|t|t',
+		"$api, $mode: it is asked again once, and the answer is kept with the reason");
+	is(sql($node, 'SELECT count(*) FROM articles WHERE id = 7 AND summary IS NULL AND mood IS NULL'), '1', "$api, $mode: and nothing of it is written");
 }
 
 sub cancel_before_anything
@@ -563,7 +609,7 @@ sub answers_that_are_spoilt
 
 # ---- all of them ----
 
-my @BOTH = (\&happy_path, \&system_and_params, \&cached_prompts, \&reasoning, \&item_errors, \&refused_and_truncated,
+my @BOTH = (\&happy_path, \&system_and_params, \&cached_prompts, \&reasoning, \&item_errors, \&refused_and_truncated, \&typed_answers,
 	\&cancel_before_anything);
 my %OF_MODE = (
 	batch => [ \&expired, \&cancelled_elsewhere, \&cancelled_with_nothing, \&partial_output, \&another_order, \&create_unanswered, \&cancel_in_every_state ],
@@ -576,7 +622,7 @@ sub check
 	$node = start_node();
 	$sim = start_sim();
 	create_server($node, $sim, api => $api, max_attempts => 3, request_timeout => '5s', settle_time => '1s');
-	create_articles($node, $COUNT);
+	create_typed_articles($node, $COUNT);
 	foreach my $each (qw(batch realtime))
 	{
 		$mode = $each;
