@@ -274,6 +274,12 @@ sockets_allowed(void)
 	return Max(max_safe_fds / 3 - SPARE_DESCRIPTORS, 4);
 }
 
+int
+llmb_http_capacity(void)
+{
+	return (int) sockets_allowed();
+}
+
 /* A reply with status 200 of which the caller wants lines? */
 static bool
 is_stream(const LlmbTransfer *t)

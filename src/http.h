@@ -69,6 +69,9 @@ extern void llmb_http_init(void);
 /* Copies all it needs of the request.  Raises only out of memory. */
 extern LlmbTransfer *llmb_http_start(const LlmbHttpRequest *request);
 
+/* How many connections may be open at a time: a third of max_files_per_process, about. */
+extern int	llmb_http_capacity(void);
+
 /* True while a transfer is under way. */
 extern bool llmb_http_busy(void);
 

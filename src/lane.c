@@ -136,6 +136,37 @@ llmb_lane_park(LlmbLaneMember *member, int places, size_t bytes)
 	member->parked_bytes = bytes;
 }
 
+bool
+llmb_lane_yields(LlmbLaneMember *member)
+{
+	LlmbLane   *lane = member->lane;
+	int			longer = 0;
+	ListCell   *lc;
+
+	foreach(lc, lane->members)
+	{
+		const LlmbLaneMember *other = lfirst(lc);
+
+		longer += other != member && other->has_ready && other->sent < member->sent;
+	}
+	if (longer == 0 || (int) lane->pace.limit - lane->pace.out > longer)
+		return false;
+	foreach(lc, lane->members)
+	{
+		LlmbLaneMember *other = lfirst(lc);
+
+		if (other != member && other->has_ready)
+			*other->due = 0;
+	}
+	return true;
+}
+
+void
+llmb_lane_sent(LlmbLaneMember *member)
+{
+	member->sent = ++member->lane->sends;
+}
+
 void
 llmb_lane_wake(LlmbLane *lane)
 {

@@ -30,6 +30,7 @@ typedef struct LlmbLane
 	size_t		bytes;			/* of the requests in them */
 	int			sharing;		/* members that have something to send */
 	int64		rounds;			/* how often places were taken */
+	int64		sends;
 	bool		freed;			/* since the last llmb_lane_wake() */
 	List	   *members;		/* of LlmbLaneMember */
 } LlmbLane;
@@ -45,6 +46,8 @@ typedef struct LlmbLaneMember
 	bool		sharing;
 	bool		wants_place;	/* the others hold what it could use */
 	bool		wants_pace;		/* too many are out for what it has ready */
+	bool		has_ready;		/* and it has */
+	int64		sent;			/* lane->sends when it last sent */
 	int64		served;			/* lane->rounds when it last took a place */
 } LlmbLaneMember;
 
@@ -75,6 +78,13 @@ extern void llmb_lane_give(LlmbLaneMember *member, size_t bytes);
  * bounded by the pace all the same.
  */
 extern void llmb_lane_park(LlmbLaneMember *member, int places, size_t bytes);
+
+/*
+ * While little may be out: must it let others go first, that have something
+ * ready and have sent nothing for longer?  They are woken then.
+ */
+extern bool llmb_lane_yields(LlmbLaneMember *member);
+extern void llmb_lane_sent(LlmbLaneMember *member);
 
 /* Wakes those that found no place, if some have become free. */
 extern void llmb_lane_wake(LlmbLane *lane);

@@ -228,8 +228,13 @@ llmb_launcher_main(Datum arg)
 
 		if (ConfigReloadPending)
 		{
+			bool		was_enabled = llmb_enabled;
+
 			ConfigReloadPending = false;
 			ProcessConfigFile(PGC_SIGHUP);
+			/* what was left alone meanwhile goes on at once */
+			if (llmb_enabled && !was_enabled)
+				next_sweep = now;
 		}
 		if (llmb_enabled && now >= next_sweep)
 		{

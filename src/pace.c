@@ -99,7 +99,7 @@ llmb_pace_ended(LlmbPace *pace, LlmbPaceEnd end, int64 sent_ms, int64 now_ms,
 		pace->limit = Max(pace->limit / 2, 1);
 		pace->cut_ms = now_ms;
 		pace->blocks++;
-		pace->blocked_until_ms = Max(pace->blocked_until_ms, now_ms + (asked_ms >= 0 ? asked_ms : backoff_ms));
+		pace->blocked_until_ms = Max(pace->blocked_until_ms, now_ms + (asked_ms > 0 ? asked_ms : backoff_ms));
 	}
 	else if (asked_ms > 0)
 		pace->blocked_until_ms = Max(pace->blocked_until_ms, now_ms + asked_ms);

@@ -305,6 +305,13 @@ fill_slots(LlmbRealtime *realtime, int count)
 	}
 }
 
+/* Connections are bounded; polls and files need some, too. */
+static int
+places(const LlmbServer *server)
+{
+	return Min((int) server->realtime_concurrency, Max(llmb_http_capacity() - 16, 1));
+}
+
 static void
 read_options(LlmbRealtime *realtime, const LlmbGround *ground)
 {
@@ -315,7 +322,7 @@ read_options(LlmbRealtime *realtime, const LlmbGround *ground)
 	realtime->resend = server->resend_unanswered;
 	realtime->retry_base_ms = server->retry_base_ms;
 	realtime->retry_max_ms = server->retry_max_ms;
-	llmb_pace_set(&realtime->place.lane->pace, (int) server->realtime_concurrency, server->requests_per_minute,
+	llmb_pace_set(&realtime->place.lane->pace, places(server), server->requests_per_minute,
 				  server->tokens_per_minute, llmb_now_ms());
 	if (server->tokens_per_minute == 0 || realtime->tokens_per_byte > 0)
 		return;
@@ -446,42 +453,62 @@ take_turn(LlmbRealtime *realtime, LlmbGround *ground)
 
 /* ---- sending ---- */
 
-/* Sends what may go; sets when the next may. */
+/* May one more go out now?  If not, sets when it may. */
+static bool
+may_send(LlmbRealtime *realtime, double tokens)
+{
+	LlmbLaneMember *place = &realtime->place;
+	int64		wait = llmb_pace_wait(&place->lane->pace, tokens, llmb_now_ms());
+
+	if (wait > 0)
+		llmb_flight_wait(realtime->flight, wait);
+	else if (wait < 0 || llmb_lane_yields(place))
+		place->wants_pace = true;
+	else
+		return true;
+	return false;
+}
+
+static void
+send_slot(Slot *slot, const LlmbGround *ground, const LlmbBatchRef *ref)
+{
+	LlmbLaneMember *place = &slot->realtime->place;
+
+	slot->party.body = slot->body;
+	slot->party.body_len = slot->len;
+	slot->sent_ms = llmb_now_ms();
+	if (!llmb_call_start(&slot->party, ground->server, LLMB_CALL_ANSWER, ref, ground->key, NULL))
+		elog(ERROR, "provider \"%s\" cannot answer in real time", ground->server->api);
+	slot->state = SLOT_OUT;
+	llmb_pace_sent(&place->lane->pace, slot->tokens);
+	llmb_lane_sent(place);
+}
+
+/*
+ * Sends what may go; sets when the next may.  Those that found the provider
+ * busy go after the others.
+ */
 static void
 send_ready(LlmbRealtime *realtime, const LlmbGround *ground)
 {
-	LlmbPace   *pace = &realtime->place.lane->pace;
 	LlmbBatchRef ref;
 
 	llmb_flight_ref(realtime->flight, ground, &ref);
-	for (int i = 0; i < realtime->slot_count; i++)
+	for (int pass = 0; pass < 2; pass++)
 	{
-		Slot	   *slot = &realtime->slots[i];
-		int64		now = llmb_now_ms();
-		int64		wait;
+		for (int i = 0; i < realtime->slot_count; i++)
+		{
+			Slot	   *slot = &realtime->slots[i];
 
-		if (slot->state != SLOT_READY)
-			continue;
-		wait = llmb_pace_wait(pace, slot->tokens, now);
-		if (wait != 0)
-		{
-			if (wait > 0)
-				llmb_flight_wait(realtime->flight, wait);
-			else
-				realtime->place.wants_pace = true;
-			return;
+			if (slot->state != SLOT_READY || (slot->busy > 0) != (pass > 0))
+				continue;
+			realtime->place.has_ready = true;
+			if (!may_send(realtime, slot->tokens))
+				return;
+			send_slot(slot, ground, &ref);
 		}
-		slot->party.body = slot->body;
-		slot->party.body_len = slot->len;
-		slot->sent_ms = now;
-		slot->state = SLOT_OUT;
-		if (!llmb_call_start(&slot->party, ground->server, LLMB_CALL_ANSWER, &ref, ground->key, NULL))
-		{
-			slot->state = SLOT_READY;
-			elog(ERROR, "provider \"%s\" cannot answer in real time", ground->server->api);
-		}
-		llmb_pace_sent(pace, slot->tokens);
 	}
+	realtime->place.has_ready = false;
 }
 
 /* ---- beginnings and ends ---- */
@@ -500,7 +527,7 @@ make_slots(LlmbFlight *flight)
 	realtime->flight = flight;
 	realtime->context = context;
 	realtime->marked = flight->row->marked;
-	realtime->slot_count = 2 * Min((int) flight->intake.server->realtime_concurrency, flight->row->item_count);
+	realtime->slot_count = 2 * Min(places(flight->intake.server), flight->row->item_count);
 	realtime->slots = palloc0(sizeof(Slot) * realtime->slot_count);
 	for (int i = 0; i < realtime->slot_count; i++)
 	{
@@ -581,7 +608,7 @@ begin_sending(LlmbFlight *flight, const LlmbGround *ground)
 		flight->row->intent_at = flight->row->submitted_at = GetCurrentTimestamp();
 		llmb_flight_become(flight, LLMB_IN_PROGRESS);
 		llmb_flight_say(flight, "submitted", "sending one by one, at most %d at a time",
-						(int) ground->server->realtime_concurrency);
+						places(ground->server));
 	}
 	llmb_flight_spool(flight, ground);
 }
@@ -652,6 +679,7 @@ park(LlmbRealtime *realtime, bool parking)
 		}
 	}
 	llmb_lane_park(&realtime->place, ready, bytes);
+	realtime->place.has_ready &= !parking;
 }
 
 /* What was never sent because its end was asked for. */
@@ -701,6 +729,7 @@ llmb_realtime_step(LlmbFlight *flight)
 void
 llmb_realtime_failed(LlmbFlight *flight)
 {
+	flight->realtime->place.has_ready = false;
 	llmb_lane_share(&flight->realtime->place, false);
 	llmb_lane_wake(flight->realtime->place.lane);
 }
