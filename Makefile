@@ -8,6 +8,7 @@ OBJS = \
 	src/call.o \
 	src/control.o \
 	src/estimate.o \
+	src/fleet.o \
 	src/flight.o \
 	src/guc.o \
 	src/http.o \
@@ -19,6 +20,7 @@ OBJS = \
 	src/look.o \
 	src/mock_answer.o \
 	src/model.o \
+	src/model_name.o \
 	src/openai_answer.o \
 	src/openai_request.o \
 	src/options.o \
@@ -40,6 +42,7 @@ OBJS = \
 	src/source.o \
 	src/spool.o \
 	src/sql.o \
+	src/steps.o \
 	src/store_batch.o \
 	src/store_job.o \
 	src/store_model.o \

@@ -1,22 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * flight.c
- *		One batch's way: what is done in each state.  What the replies mean
- *		stands in replies.c.
- *
- * Every step commits what it is about to do before it does it, where that
- * costs money, and what has come of it afterwards.  What a crash can leave
- * behind is therefore one of the states in llm_batch.batch; the step of that
- * state finds out the rest.
- *
- *		planned		  nothing is out: spool, upload
- *		uploading	  a file may be out: upload anew
- *		submitting	  a create may be out: after a restart, verifying
- *		verifying	  listings tell: adopted, or absent and planned again
- *		in_progress	  poll; cancel when asked for
- *		cancelling	  poll
- *		ended		  the provider is done: fetch
- *		fetching	  files are read from their start, known items skipped
+ *		One batch on its way: what its steps (steps.c), the replies (replies.c)
+ *		and real time (realtime.c) stand on.
  *
  *-------------------------------------------------------------------------
  */
@@ -29,19 +15,11 @@
 #include "utils/timestamp.h"
 
 #include "compat.h"
+#include "fleet.h"
 #include "flight.h"
 #include "model.h"
-#include "realtime.h"
 #include "request.h"
 #include "turn.h"
-#include "verify.h"
-
-/* Lines that the in-process provider answers in one step. */
-#define IN_PROCESS_LINES 500
-/* A result file that has fewer lines than the provider counts is read again. */
-#define MAX_REREADS		3
-/* So many errors of our own in a row pause the job. */
-#define MAX_THROWS		3
 
 /* ---- small things ---- */
 
@@ -89,7 +67,7 @@ llmb_flight_become(LlmbFlight *flight, LlmbBatchState state)
 	llmb_store_save_batch(flight->row, was);
 	/* the next batch may be planned when this one is on its way */
 	if (state != was)
-		llmb_lifecycle_look_at_jobs();
+		llmb_fleet_look_at_jobs();
 	if (state != was)
 		flight->tries = flight->throws = 0;
 }
@@ -123,6 +101,13 @@ llmb_flight_pause(LlmbFlight *flight, const LlmbJob *job, const char *reason)
 		llmb_flight_say(flight, "waiting", "cannot be cancelled yet: %s", reason);
 	}
 	llmb_flight_wait(flight, 60000);
+}
+
+char *
+llmb_budget_reason(const LlmbJob *job)
+{
+	return psprintf("budget: max_cost is %.15g USD, spent are %.15g, and the next item may cost more than is left",
+					job->max_cost, job->cost);
 }
 
 static const char *
@@ -206,8 +191,8 @@ llmb_flight_ref(const LlmbFlight *flight, const LlmbGround *ground, LlmbBatchRef
 	ref->remote_input = row->remote_input;
 	ref->remote_id = row->remote_id;
 	ref->remote_output = row->remote_output;
-	if (row->state == LLMB_VERIFYING && llmb_verify_candidate(flight))
-		ref->remote_id = ref->remote_output = llmb_verify_candidate(flight);
+	if (row->state == LLMB_VERIFYING && flight->ended_candidate)
+		ref->remote_id = ref->remote_output = flight->ended_candidate;
 	ref->remote_errors = row->remote_errors;
 	ref->part = flight->part;
 	ref->cursor = flight->cursor;
@@ -220,8 +205,8 @@ llmb_flight_ref(const LlmbFlight *flight, const LlmbGround *ground, LlmbBatchRef
 	ref->seed = server->seed;
 }
 
-static bool
-start_call(LlmbFlight *flight, const LlmbGround *ground, LlmbVerb verb)
+bool
+llmb_flight_call(LlmbFlight *flight, const LlmbGround *ground, LlmbVerb verb)
 {
 	LlmbBatchRef ref;
 
@@ -229,18 +214,29 @@ start_call(LlmbFlight *flight, const LlmbGround *ground, LlmbVerb verb)
 	return llmb_call_start(&flight->party, ground->server, verb, &ref, ground->key, flight->spool);
 }
 
-/* A call that changes nothing here: ground, then go. */
-static void
-simple_call(LlmbFlight *flight, LlmbVerb verb, const char *doing)
-{
-	LlmbGround		ground;
-	bool		ready;
+/* ---- what becomes of it ---- */
 
-	llmb_turn_begin(doing);
-	ready = llmb_flight_stand(flight, &ground, false);
-	llmb_turn_commit();
-	if (ready && !start_call(flight, &ground, verb))
-		elog(ERROR, "provider \"%s\" lacks a call", ground.server->api);
+void
+llmb_flight_adopt(LlmbFlight *flight, const char *id, const char *how)
+{
+	flight->row->remote_id = llmb_flight_keep(flight, id);
+	flight->row->submitted_at = flight->row->intent_at ? flight->row->intent_at : GetCurrentTimestamp();
+	flight->listings = 0;
+	flight->cursor = NULL;
+	llmb_flight_become(flight, LLMB_IN_PROGRESS);
+	llmb_flight_say(flight, "submitted", "%s as %s", how, id);
+}
+
+/* In a turn: refused as a whole; the items are decided by the coming steps. */
+void
+llmb_flight_refused(LlmbFlight *flight, LlmbCode code, const char *why)
+{
+	flight->row->remote_end = llmb_flight_keep(flight, "failed");
+	flight->row->error_code = llmb_flight_keep(flight, llmb_code_name(code));
+	flight->row->reason = llmb_flight_keep(flight, why);
+	flight->row->ended_at = GetCurrentTimestamp();
+	llmb_flight_become(flight, LLMB_ENDED);
+	llmb_flight_say(flight, "refused", "the batch failed as a whole: %s", why);
 }
 
 /* ---- the request file ---- */
@@ -294,11 +290,9 @@ llmb_flight_drop_spool(LlmbFlight *flight)
 	flight->spool = NULL;
 }
 
-/* ---- planned, uploading, submitting ---- */
-
 /* In a turn: a batch that never reached the provider ends. */
-static void
-cancel_unsent(LlmbFlight *flight)
+void
+llmb_flight_cancel_unsent(LlmbFlight *flight)
 {
 	LlmbDelta	delta = {.in_flight = -flight->row->item_count};
 
@@ -314,143 +308,7 @@ cancel_unsent(LlmbFlight *flight)
 	llmb_flight_drop_spool(flight);
 }
 
-/*
- * The intent is committed, then the create goes out.  One at a time per
- * server and owner, so that what is looked for after a break is one batch.
- */
-static void
-create(LlmbFlight *flight)
-{
-	LlmbGround		ground;
-	bool		ready;
-
-	if (llmb_create_in_flight(flight))
-	{
-		llmb_flight_wait(flight, 200);
-		return;
-	}
-	llmb_turn_begin("submitting a batch");
-	if (flight->cancel)
-	{
-		cancel_unsent(flight);
-		llmb_turn_commit();
-		return;
-	}
-	ready = llmb_flight_stand(flight, &ground, true);
-	if (ready)
-	{
-		if (ground.server->provider->inline_requests)
-			llmb_flight_spool(flight, &ground);
-		flight->row->creates++;
-		flight->row->intent_at = GetCurrentTimestamp();
-		llmb_flight_become(flight, LLMB_SUBMITTING);
-		flight->fresh_intent = true;
-	}
-	llmb_turn_commit();
-	if (ready && !start_call(flight, &ground, LLMB_CALL_CREATE))
-		elog(ERROR, "provider \"%s\" cannot create a batch", ground.server->api);
-}
-
-/* Keys and prompts do not travel to where a reply says, but to base_url. */
-static void
-refuse_address(LlmbFlight *flight)
-{
-	llmb_turn_begin("refusing an address");
-	llmb_flight_refused(flight, LLMB_INVALID_REQUEST, "the provider named an address on another host for the request file");
-	llmb_turn_commit();
-}
-
-static void
-upload(LlmbFlight *flight)
-{
-	LlmbGround		ground;
-	bool		with_upload = false;
-	bool		ready;
-
-	llmb_turn_begin("preparing a request file");
-	if (flight->cancel)
-	{
-		cancel_unsent(flight);
-		llmb_turn_commit();
-		return;
-	}
-	ready = llmb_flight_stand(flight, &ground, true);
-	if (ready)
-		with_upload = flight->row->remote_input == NULL && !ground.server->provider->inline_requests;
-	if (with_upload)
-	{
-		llmb_flight_spool(flight, &ground);
-		llmb_flight_become(flight, LLMB_UPLOADING);
-	}
-	llmb_turn_commit();
-	if (with_upload && !start_call(flight, &ground, flight->upload_url ? LLMB_CALL_UPLOAD_DATA : LLMB_CALL_UPLOAD))
-		refuse_address(flight);
-	if (ready && !with_upload)
-		create(flight);
-}
-
-static void
-submit_again(LlmbFlight *flight)
-{
-	if (flight->fresh_intent)
-	{
-		create(flight);
-		return;
-	}
-	llmb_turn_begin("looking for a batch");
-	llmb_flight_become(flight, LLMB_VERIFYING);
-	llmb_flight_say(flight, "verifying", "the worker stopped while the batch was being created: looking for it at the provider");
-	llmb_turn_commit();
-}
-
-/* ---- in progress ---- */
-
-static void
-check_timeout(LlmbFlight *flight)
-{
-	LlmbGround		ground;
-
-	if (flight->cancel || flight->row->state != LLMB_IN_PROGRESS)
-		return;
-	llmb_turn_begin("looking after a batch");
-	if (llmb_flight_stand(flight, &ground, false) &&
-		GetCurrentTimestamp() > TimestampTzPlusMilliseconds(flight->row->submitted_at, ground.server->batch_timeout_ms))
-	{
-		flight->row->error_code = llmb_flight_keep(flight, llmb_code_name(LLMB_TIMEOUT));
-		llmb_flight_become(flight, LLMB_IN_PROGRESS);
-		llmb_flight_say(flight, "timeout", "not ended within batch_timeout: it is being cancelled, what is finished is kept");
-		llmb_flight_cancel(flight, LLMB_TIMEOUT);
-	}
-	llmb_turn_commit();
-}
-
-static void
-poll_or_cancel(LlmbFlight *flight)
-{
-	LlmbGround		ground;
-	bool		ready;
-
-	check_timeout(flight);
-	if (!flight->cancel)
-	{
-		simple_call(flight, LLMB_CALL_POLL, "polling a batch");
-		return;
-	}
-	llmb_turn_begin("cancelling a batch");
-	ready = llmb_flight_stand(flight, &ground, false);
-	if (ready)
-	{
-		flight->row->cancelled_at = GetCurrentTimestamp();
-		flight->cancel_sent = true;
-		llmb_flight_become(flight, LLMB_CANCELLING);
-		llmb_flight_say(flight, "cancelling", "the provider was asked to cancel the batch");
-	}
-	llmb_turn_commit();
-	if (ready && !start_call(flight, &ground, LLMB_CALL_CANCEL))
-		llmb_flight_wait(flight, ground.server->poll_min_ms);
-}
-
-/* ---- fetching ---- */
+/* ---- results ---- */
 
 bool
 llmb_flight_open_intake(LlmbFlight *flight)
@@ -486,17 +344,6 @@ llmb_flight_open_intake(LlmbFlight *flight)
 											 intake->server->retry_max_ms, pg_prng_double(&pg_global_prng_state));
 	intake->seen_count = llmb_store_seen(flight->row, intake->seen);
 	return true;
-}
-
-static void
-begin_fetching(LlmbFlight *flight)
-{
-	llmb_turn_begin("beginning to fetch results");
-	if (flight->row->state == LLMB_ENDED)
-		llmb_flight_become(flight, LLMB_FETCHING);
-	(void) llmb_flight_open_intake(flight);
-	llmb_turn_commit();
-	flight->part = 0;
 }
 
 /*
@@ -616,245 +463,10 @@ llmb_flight_finalize(LlmbFlight *flight)
 	llmb_turn_commit();
 	llmb_flight_drop_spool(flight);
 	if (clean && flight->row->remote_input)
-		(void) start_call(flight, &ground, LLMB_CALL_DELETE_FILE);
+		(void) llmb_flight_call(flight, &ground, LLMB_CALL_DELETE_FILE);
 }
 
-/* The provider in our own process answers line by line from the request file. */
-static void
-fetch_in_process(LlmbFlight *flight)
-{
-	const LlmbProvider *provider = flight->intake.server->provider;
-	bool		begin = flight->spool == NULL || flight->part == 0;
-	StringInfoData out;
-	LlmbBatchRef ref;
-	LlmbGround		ground;
-	bool		ready;
-	char	   *line = NULL;
-	size_t		len;
-
-	llmb_turn_begin("answering in process");
-	ready = llmb_flight_stand(flight, &ground, false);
-	if (ready)
-		llmb_flight_spool(flight, &ground);
-	llmb_turn_commit();
-	if (!ready)
-		return;
-	flight->part = 1;
-	llmb_flight_ref(flight, &ground, &ref);
-	initStringInfo(&out);
-	for (int i = 0; i < IN_PROCESS_LINES; i++)
-	{
-		line = llmb_spool_line(flight->spool, begin && i == 0, &len);
-		if (line == NULL)
-			break;
-		provider->answer_line(&ref, llmb_now_ms(), line, len, &out);
-	}
-	llmb_take_lines(&flight->intake, out.data, out.len);
-	if (line == NULL)
-		llmb_flight_finalize(flight);
-}
-
-static void
-fetch(LlmbFlight *flight)
-{
-	const LlmbBatchRow *row = flight->row;
-
-	if (flight->intake.batch == NULL)
-		begin_fetching(flight);
-	if (flight->intake.server == NULL || flight->intake.server->provider == NULL)
-	{
-		memset(&flight->intake, 0, sizeof(LlmbIntake));
-		return;
-	}
-	if (row->remote_end && strcmp(row->remote_end, "failed") == 0)
-	{
-		/* after a restart: which lines was it refused for? */
-		if (!flight->judged && row->remote_id)
-			simple_call(flight, LLMB_CALL_POLL, "asking why a batch was refused");
-		else
-			llmb_flight_finalize(flight);
-	}
-	else if (flight->intake.server->provider->answer)
-		fetch_in_process(flight);
-	else if (flight->part == 0 && row->remote_output == NULL)
-		flight->part = 1;
-	else if (flight->part == 1 && row->remote_errors == NULL)
-		flight->part = 2;
-	else if (flight->part < 2)
-		simple_call(flight, LLMB_CALL_FETCH, "fetching results");
-	else if (flight->intake.seen_count < row->done + row->failed && flight->rereads < MAX_REREADS)
-	{
-		/* a file may be short without an error of HTTP: read it again */
-		flight->rereads++;
-		flight->intake.strange_lines = 0;
-		flight->part = 0;
-		llmb_flight_wait(flight, llmb_backoff_ms(flight->rereads, flight->intake.server->retry_base_ms,
-										flight->intake.server->retry_max_ms, 0.5));
-	}
-	else
-		llmb_flight_finalize(flight);
-}
-
-/*
- * Cancelled in a copy: the batch at the provider is the original's, so it
- * ends in our tables alone.
- */
-static void
-abandon(LlmbFlight *flight)
-{
-	llmb_turn_begin("ending a copied batch");
-	flight->row->remote_end = llmb_flight_keep(flight, "cancelled");
-	flight->row->done = flight->row->failed = 0;
-	if (flight->row->state != LLMB_ENDED && flight->row->state != LLMB_FETCHING)
-		llmb_flight_become(flight, LLMB_ENDED);
-	llmb_flight_say(flight, "cancelled", "ended in this copy only; the original's batch goes on at the provider");
-	llmb_turn_commit();
-	begin_fetching(flight);
-	if (flight->intake.server && flight->intake.server->provider)
-		llmb_flight_finalize(flight);
-}
-
-/* ---- the step ---- */
-
-void
-llmb_flight_step(LlmbFlight *flight)
-{
-	flight->next_at = 0;
-	if (flight->abandoned)
-	{
-		abandon(flight);
-		return;
-	}
-	if (flight->row->realtime && !llmb_batch_is_over(flight->row->state) &&
-		flight->row->state != LLMB_ENDED && flight->row->state != LLMB_FETCHING)
-	{
-		llmb_realtime_step(flight);
-		return;
-	}
-	switch (flight->row->state)
-	{
-		case LLMB_PLANNED:
-		case LLMB_UPLOADING:
-			upload(flight);
-			break;
-		case LLMB_SUBMITTING:
-			submit_again(flight);
-			break;
-		case LLMB_VERIFYING:
-			simple_call(flight, llmb_verify_candidate(flight) ? LLMB_CALL_FETCH : LLMB_CALL_LIST, "looking for a batch");
-			break;
-		case LLMB_IN_PROGRESS:
-			poll_or_cancel(flight);
-			break;
-		case LLMB_CANCELLING:
-			simple_call(flight, LLMB_CALL_POLL, "polling a batch");
-			break;
-		case LLMB_ENDED:
-		case LLMB_FETCHING:
-			fetch(flight);
-			break;
-		case LLMB_FINALIZED:
-		case LLMB_FAILED:
-		case LLMB_CANCELLED:
-			break;
-	}
-}
-
-/* ---- beginnings and ends ---- */
-
-static void
-flight_lines(LlmbParty *party, char *lines, size_t len)
-{
-	LlmbFlight *flight = (LlmbFlight *) party;
-
-	if (flight->row->state == LLMB_VERIFYING)
-		llmb_verify_lines(flight, lines, len);
-	else
-		llmb_take_lines(&flight->intake, lines, len);
-}
-
-void
-llmb_flight_init(LlmbFlight *flight)
-{
-	flight->party.lines = flight_lines;
-	flight->party.ended = llmb_flight_ended;
-	flight->party.failed = llmb_flight_failed;
-}
-
-/* It throws whenever it is tried: somebody has to look. */
-static void
-pause_throwing(void *arg)
-{
-	LlmbFlight *flight = arg;
-
-	llmb_turn_begin("pausing a job");
-	llmb_flight_pause(flight, llmb_flight_job(flight), "a step of a batch failed again and again; the server's log tells why");
-	llmb_turn_commit();
-}
-
-static void
-reload(void *arg)
-{
-	LlmbFlight *flight = arg;
-	LlmbBatchRow *row;
-	MemoryContext old;
-
-	llmb_turn_begin("looking after a batch");
-	old = MemoryContextSwitchTo(flight->context);
-	row = llmb_store_batch(flight->row->id);
-	MemoryContextSwitchTo(old);
-	/* somebody removed it: nothing is left to do for us */
-	if (row == NULL)
-		flight->row->state = LLMB_CANCELLED;
-	else
-		flight->row = row;
-	llmb_turn_commit();
-}
-
-void
-llmb_flight_failed(LlmbParty *party)
-{
-	LlmbFlight *flight = (LlmbFlight *) party;
-
-	if (++flight->throws == MAX_THROWS)
-		(void) llmb_guarded(pause_throwing, flight, "llm_batch: pausing a job");
-	/* what is out there in real time stays out, and is taken in later */
-	if (flight->realtime)
-	{
-		llmb_realtime_failed(flight);
-		flight->tries++;
-		llmb_flight_wait(flight, llmb_backoff_ms(flight->tries, 1000, 60000, 0.5));
-		return;
-	}
-	llmb_call_drop(party);
-	/* it may be half written */
-	llmb_flight_drop_spool(flight);
-	flight->judged = false;
-	/* whether a create was out is not known any more */
-	flight->fresh_intent = false;
-	flight->cursor = NULL;
-	flight->upload_url = NULL;
-	llmb_verify_reset(flight);
-	flight->part = 0;
-	memset(&flight->intake, 0, sizeof(LlmbIntake));
-	(void) llmb_guarded(reload, flight, "llm_batch: reading a batch again");
-	flight->tries++;
-	llmb_flight_wait(flight, llmb_backoff_ms(flight->tries, 1000, 60000, 0.5));
-}
-
-void
-llmb_flight_resend(LlmbFlight *flight)
-{
-	if (flight->row->state != LLMB_VERIFYING)
-		return;
-	llmb_call_drop(&flight->party);
-	llmb_verify_reset(flight);
-	flight->listings = 0;
-	flight->cursor = NULL;
-	llmb_flight_become(flight, LLMB_PLANNED);
-	llmb_flight_say(flight, "resend", "sent anew because resume(resend => true) says so; if the first did arrive, it is paid twice");
-	flight->next_at = 0;
-}
+/* ---- ends asked for ---- */
 
 void
 llmb_flight_cancel(LlmbFlight *flight, LlmbCode code)
@@ -870,7 +482,7 @@ llmb_flight_cancel(LlmbFlight *flight, LlmbCode code)
 	flight->cancel = true;
 	flight->cancel_code = code;
 	if (unsent)
-		cancel_unsent(flight);
+		llmb_flight_cancel_unsent(flight);
 	else if (!llmb_call_busy(&flight->party))
 		flight->next_at = 0;
 }

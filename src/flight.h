@@ -23,6 +23,7 @@ typedef struct LlmbFlight
 	MemoryContext context;
 	LlmbSpool  *spool;
 	struct LlmbRealtime *realtime;	/* while its items are sent singly; NULL not begun */
+	bool		unsent;			/* realtime: some of its items were not handed to a slot */
 	bool		fresh_intent;	/* SUBMITTING is of this process's making */
 	TimestampTz next_at;		/* when the next step is due */
 	int			tries;			/* of the current step, without success */
@@ -51,25 +52,13 @@ typedef struct LlmbFlight
 	MemoryContext intake_context;	/* of what it points to */
 } LlmbFlight;
 
-/* Does what is due, given that no call is under way.  May throw. */
-extern void llmb_flight_step(LlmbFlight *flight);
-
-/* Readies a new flight for calls. */
-extern void llmb_flight_init(LlmbFlight *flight);
-
-/* Takes it back to what is in the table, after an error. */
-extern void llmb_flight_failed(LlmbParty *party);
-
 /*
  * Asks for its end.  A batch that was never submitted ends here and now, in
  * the current turn.
  */
 extern void llmb_flight_cancel(LlmbFlight *flight, LlmbCode code);
 
-/* In a turn: what is being looked for is sent anew, at its owner's risk. */
-extern void llmb_flight_resend(LlmbFlight *flight);
-
-/* ---- between flight.c, replies.c and realtime.c ---- */
+/* ---- for its steps, its replies, and real time ---- */
 
 /* What a step stands on; in the current memory context. */
 typedef struct LlmbGround
@@ -83,9 +72,6 @@ typedef struct LlmbGround
 
 #define llmb_flight_say(flight, kind, ...) \
 	llmb_store_event((flight)->row->job, (flight)->row->id, kind, __VA_ARGS__)
-
-/* The party's "ended": replies.c. */
-extern void llmb_flight_ended(LlmbParty *party, LlmbEnding *ending);
 
 /* In a turn: the one place where a batch's state changes. */
 extern void llmb_flight_become(LlmbFlight *flight, LlmbBatchState state);
@@ -104,6 +90,12 @@ extern void llmb_flight_spool(LlmbFlight *flight, const LlmbGround *ground);
 extern bool llmb_flight_open_intake(LlmbFlight *flight);
 /* Outside of a turn: items without a result are decided, the batch is over. */
 extern void llmb_flight_finalize(LlmbFlight *flight);
+/* In a turn: a batch that never reached the provider ends. */
+extern void llmb_flight_cancel_unsent(LlmbFlight *flight);
+/* Starts a call about the batch; false when the provider has no such call. */
+extern bool llmb_flight_call(LlmbFlight *flight, const LlmbGround *ground, LlmbVerb verb);
+/* Why a job with max_cost is paused, in words. */
+extern char *llmb_budget_reason(const LlmbJob *job);
 /* What a provider is told of the batch. */
 extern void llmb_flight_ref(const LlmbFlight *flight, const LlmbGround *ground, LlmbBatchRef *ref);
 /* In a turn: refused as a whole; the items are decided by the coming steps. */
@@ -118,13 +110,5 @@ extern int64 llmb_flight_back_off(LlmbFlight *flight, const LlmbServer *server, 
 extern char *llmb_flight_keep(LlmbFlight *flight, const char *text);
 extern void llmb_flight_drop_spool(LlmbFlight *flight);
 extern int64 llmb_epoch_ms(TimestampTz when);	/* 0 for 0 */
-
-/* ---- lifecycle.c, for flights ---- */
-
-/* There may be room for another batch now. */
-extern void llmb_lifecycle_look_at_jobs(void);
-
-/* Is another create of this server and owner under way? */
-extern bool llmb_create_in_flight(const LlmbFlight *flight);
 
 #endif							/* LLMB_FLIGHT_H */

@@ -18,17 +18,17 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
-#include "flight.h"
+#include "fleet.h"
 #include "lifecycle.h"
 #include "plan.h"
 #include "probe.h"
 #include "realtime.h"
+#include "steps.h"
 #include "turn.h"
 
 /* Jobs and stored answers are looked at this often, however busy batches are. */
 #define OTHERS_EVERY_MS	100
 
-static List *flights = NIL;		/* of LlmbFlight */
 static bool dirty = true;		/* jobs are to be looked at */
 static bool commands_pending = true;
 static bool answers_pending = true;
@@ -37,58 +37,6 @@ static TimestampTz next_look = 0;	/* when jobs are to be looked at anyway; 0 nev
 static TimestampTz next_answer = 0;
 
 /* ---- flights ---- */
-
-static LlmbFlight *
-new_flight(LlmbBatchRow *row, MemoryContext context)
-{
-	MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
-	LlmbFlight *flight = palloc0(sizeof(LlmbFlight));
-
-	flight->row = row;
-	flight->context = context;
-	llmb_flight_init(flight);
-	flights = lappend(flights, flight);
-	MemoryContextSwitchTo(old);
-	return flight;
-}
-
-/*
- * Taken from plan.c: a batch that is planned and spooled.  Row and spool live
- * in that context.
- */
-void
-llmb_lifecycle_add(LlmbBatchRow *row, LlmbSpool *spool, MemoryContext context)
-{
-	new_flight(row, context)->spool = spool;
-}
-
-static void
-forget_flight(LlmbFlight *flight)
-{
-	MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
-
-	flights = list_delete_ptr(flights, flight);
-	MemoryContextSwitchTo(old);
-	llmb_call_drop(&flight->party);
-	llmb_realtime_free(flight);
-	llmb_spool_free(flight->spool);
-	MemoryContextDelete(flight->context);
-	pfree(flight);
-	dirty = true;
-}
-
-static bool
-is_flying(int64 batch)
-{
-	ListCell   *lc;
-
-	foreach(lc, flights)
-	{
-		if (((LlmbFlight *) lfirst(lc))->row->id == batch)
-			return true;
-	}
-	return false;
-}
 
 /* What is under way by the tables and not in our hands yet. */
 static void
@@ -107,11 +55,11 @@ load_flights(void)
 		LlmbFlight *flight;
 		LlmbJob    *job;
 
-		if (is_flying(id))
+		if (llmb_fleet_has_batch(id))
 			continue;
 		context = AllocSetContextCreate(TopMemoryContext, "llm_batch flight", ALLOCSET_SMALL_SIZES);
 		old = MemoryContextSwitchTo(context);
-		flight = new_flight(llmb_store_batch(id), context);
+		flight = llmb_fleet_add(llmb_store_batch(id), NULL, context);
 		job = llmb_store_job(flight->row->job);
 
 		/* what was asked for before the restart */
@@ -125,108 +73,15 @@ load_flights(void)
 	llmb_turn_commit();
 }
 
-bool
-llmb_create_in_flight(const LlmbFlight *mine)
-{
-	ListCell   *lc;
-
-	foreach(lc, flights)
-	{
-		LlmbFlight *other = lfirst(lc);
-
-		if (other != mine && strcmp(other->row->server, mine->row->server) == 0 &&
-			strcmp(other->row->owner, mine->row->owner) == 0 &&
-			(other->row->state == LLMB_VERIFYING ||
-			 (other->row->state == LLMB_SUBMITTING && llmb_call_busy(&other->party))))
-			return true;
-	}
-	return false;
-}
-
-static bool
-is_unsent(const LlmbFlight *flight)
-{
-	if (flight->row->realtime && !llmb_batch_is_over(flight->row->state))
-		return llmb_realtime_unsent(flight);
-	return flight->row->state == LLMB_PLANNED || flight->row->state == LLMB_UPLOADING;
-}
-
-/*
- * How many batches of the job's server and owner are on their way, and
- * whether one of the job itself is unsent.
- */
-int
-llmb_lifecycle_count(const LlmbJob *job, bool *unsent)
-{
-	int			count = 0;
-	ListCell   *lc;
-
-	*unsent = false;
-	foreach(lc, flights)
-	{
-		LlmbFlight *flight = lfirst(lc);
-
-		if (strcmp(flight->row->server, job->server) != 0 || strcmp(flight->row->owner, job->owner) != 0)
-			continue;
-		count += !flight->row->realtime;
-		*unsent |= flight->row->job == job->id && is_unsent(flight);
-	}
-	return count;
-}
-
-/* Are results of the job being read? */
-bool
-llmb_lifecycle_landing(int64 job)
-{
-	ListCell   *lc;
-
-	foreach(lc, flights)
-	{
-		LlmbFlight *flight = lfirst(lc);
-
-		if (flight->row->job == job &&
-			(flight->row->state == LLMB_ENDED || flight->row->state == LLMB_FETCHING))
-			return true;
-	}
-	return false;
-}
-
-bool
-llmb_lifecycle_realtime(int64 job)
-{
-	ListCell   *lc;
-
-	foreach(lc, flights)
-	{
-		LlmbFlight *flight = lfirst(lc);
-
-		if (flight->row->job == job && flight->row->realtime && !llmb_batch_is_over(flight->row->state))
-			return true;
-	}
-	return false;
-}
-
-int64
-llmb_lifecycle_tokens(const char *server, const char *owner, const char *model)
-{
-	int64		tokens = 0;
-	ListCell   *lc;
-
-	foreach(lc, flights)
-	{
-		LlmbBatchRow *row = ((LlmbFlight *) lfirst(lc))->row;
-
-		if (!row->realtime && row->state < LLMB_ENDED && row->model && strcmp(row->model, model) == 0 &&
-			strcmp(row->server, server) == 0 && strcmp(row->owner, owner) == 0)
-			tokens += row->forecast_tokens;
-	}
-	return tokens;
-}
-
 static void
 step_flight(void *arg)
 {
-	llmb_flight_step(arg);
+	LlmbFlight *flight = arg;
+
+	/* planned since, or just loaded */
+	if (flight->party.ended == NULL)
+		llmb_steps_init(flight);
+	llmb_steps_step(flight);
 }
 
 /* A flight whose step is due, and the time of the next otherwise. */
@@ -235,7 +90,7 @@ due_flight(TimestampTz now, TimestampTz *next)
 {
 	ListCell   *lc;
 
-	foreach(lc, flights)
+	foreach(lc, llmb_fleet())
 	{
 		LlmbFlight *flight = lfirst(lc);
 
@@ -252,14 +107,15 @@ due_flight(TimestampTz now, TimestampTz *next)
 static void
 run_flight(LlmbFlight *flight)
 {
-	MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
-
-	flights = lappend(list_delete_ptr(flights, flight), flight);
-	MemoryContextSwitchTo(old);
+	llmb_fleet_served(flight);
 	if (llmb_batch_is_over(flight->row->state))
-		forget_flight(flight);
+	{
+		llmb_call_drop(&flight->party);
+		llmb_realtime_free(flight);
+		llmb_fleet_forget(flight);
+	}
 	else if (!llmb_guarded(step_flight, flight, "llm_batch: a step of a batch"))
-		llmb_flight_failed(&flight->party);
+		llmb_steps_failed(&flight->party);
 }
 
 /* ---- commands ---- */
@@ -275,7 +131,7 @@ cancel_job(LlmbJob *job)
 	llmb_store_job_state(job->id, "cancelling", NULL);
 	dropped = llmb_store_drop_rest(job->id, "cancelled");
 	llmb_store_event(job->id, 0, "cancelling", "cancel was asked for; items not sent yet: %d", dropped);
-	foreach(lc, flights)
+	foreach(lc, llmb_fleet())
 	{
 		LlmbFlight *flight = lfirst(lc);
 
@@ -293,7 +149,7 @@ resume_job(LlmbJob *job)
 		return;
 	llmb_store_resume_job(job->id);
 	llmb_store_event(job->id, 0, "resumed", "the job goes on");
-	foreach(lc, flights)
+	foreach(lc, llmb_fleet())
 	{
 		LlmbFlight *flight = lfirst(lc);
 
@@ -308,12 +164,12 @@ resend_job(LlmbJob *job)
 {
 	ListCell   *lc;
 
-	foreach(lc, flights)
+	foreach(lc, llmb_fleet())
 	{
 		LlmbFlight *flight = lfirst(lc);
 
 		if (flight->row->job == job->id)
-			llmb_flight_resend(flight);
+			llmb_steps_resend(flight);
 	}
 }
 
@@ -406,35 +262,6 @@ obey(void)
 
 /* ---- jobs ---- */
 
-static bool
-has_flight(int64 job)
-{
-	ListCell   *lc;
-
-	foreach(lc, flights)
-	{
-		if (((LlmbFlight *) lfirst(lc))->row->job == job)
-			return true;
-	}
-	return false;
-}
-
-/* A batch of the job that has not (wholly) reached the provider, nor is told to stop; or NULL. */
-static LlmbFlight *
-unsent_flight(int64 job)
-{
-	ListCell   *lc;
-
-	foreach(lc, flights)
-	{
-		LlmbFlight *flight = lfirst(lc);
-
-		if (flight->row->job == job && !flight->cancel && is_unsent(flight))
-			return flight;
-	}
-	return NULL;
-}
-
 static void
 end_past_deadline(const LlmbJob *job)
 {
@@ -443,7 +270,7 @@ end_past_deadline(const LlmbJob *job)
 
 	llmb_turn_begin("ending what is past its deadline");
 	dropped = llmb_store_drop_rest(job->id, "expired");
-	while ((flight = unsent_flight(job->id)) != NULL)
+	while ((flight = llmb_fleet_unsent(job->id)) != NULL)
 	{
 		dropped += flight->row->item_count - flight->row->marked;
 		llmb_flight_cancel(flight, LLMB_EXPIRED);
@@ -466,12 +293,12 @@ look_after_job(LlmbJob *job, TimestampTz now)
 		llmb_turn_commit();
 		return true;
 	}
-	if (job->live_batches && !has_flight(job->id))
+	if (job->live_batches && !llmb_fleet_has_job(job->id))
 	{
 		load_flights();
 		return true;
 	}
-	if (job->past_deadline && strcmp(job->state, "cancelling") != 0 && (job->queued > 0 || unsent_flight(job->id)))
+	if (job->past_deadline && strcmp(job->state, "cancelling") != 0 && (job->queued > 0 || llmb_fleet_unsent(job->id)))
 	{
 		end_past_deadline(job);
 		return true;
@@ -606,12 +433,6 @@ llmb_lifecycle_begin(void)
 }
 
 void
-llmb_lifecycle_look_at_jobs(void)
-{
-	dirty = true;
-}
-
-void
 llmb_lifecycle_look_again(void)
 {
 	dirty = true;
@@ -643,6 +464,7 @@ llmb_lifecycle_step(void)
 	LlmbFlight *flight;
 	bool		did = false;
 
+	dirty |= llmb_fleet_wants_look();
 	if (commands_pending)
 		return obey() ? 0 : troubled();
 	/* a flight may always have something to do; the others have their turn */
@@ -682,7 +504,7 @@ llmb_lifecycle_busy(void)
 {
 	ListCell   *lc;
 
-	foreach(lc, flights)
+	foreach(lc, llmb_fleet())
 	{
 		if (!((LlmbFlight *) lfirst(lc))->foreign)
 			return true;

@@ -9,9 +9,11 @@
 
 #include <math.h>
 
+#include "utils/memutils.h"
 #include "utils/timestamp.h"
 
 #include "model.h"
+#include "model_name.h"
 #include "price.h"
 #include "request.h"
 #include "store_model.h"
@@ -24,96 +26,6 @@
  */
 #define BYTES_PER_TOKEN		4.0
 #define TOKENS_PER_ANSWER	500
-
-/* ---- names ---- */
-
-static bool
-all_digits(const char *text, int count)
-{
-	for (int i = 0; i < count; i++)
-	{
-		if (text[i] < '0' || text[i] > '9')
-			return false;
-	}
-	return true;
-}
-
-/* Length of a date at the end, "-2026-03-17", "-20260317" or "@20260317"; or 0. */
-static size_t
-date_suffix(const char *name)
-{
-	size_t		len = strlen(name);
-	const char *at = name + len;
-
-	if (len > 11 && at[-11] == '-' && all_digits(at - 10, 4) && at[-6] == '-' &&
-		all_digits(at - 5, 2) && at[-3] == '-' && all_digits(at - 2, 2))
-		return 11;
-	if (len > 9 && (at[-9] == '-' || at[-9] == '@') && all_digits(at - 8, 8))
-		return 9;
-	return 0;
-}
-
-/* The base of "ft:base:organization::id", or NULL. */
-static char *
-fine_tuned_base(const char *name)
-{
-	if (strncmp(name, "ft:", 3) != 0 || name[3] == '\0' || name[3] == ':')
-		return NULL;
-	return pnstrdup(name + 3, strcspn(name + 3, ":"));
-}
-
-static void
-add_form(char **forms, int *count, char *form)
-{
-	Assert(*count < LLMB_MODEL_FORMS);
-	forms[(*count)++] = form;
-}
-
-char **
-llmb_model_forms(const char *name, bool prices, int *count)
-{
-	char	  **forms = palloc(sizeof(char *) * LLMB_MODEL_FORMS);
-	char	   *base = fine_tuned_base(name);
-	const char *last;
-	size_t		date;
-
-	*count = 0;
-	add_form(forms, count, pstrdup(name));
-	if (base && prices)
-		return forms;
-	if (strncmp(name, "models/", 7) == 0 && name[7] != '\0')
-		base = pstrdup(name + 7);
-	if (base)
-		add_form(forms, count, base);
-	last = forms[*count - 1];
-	date = date_suffix(last);
-	if (date > 0)
-		add_form(forms, count, pnstrdup(last, strlen(last) - date));
-	return forms;
-}
-
-char *
-llmb_url_host(const char *url)
-{
-	const char *start;
-	char	   *host;
-
-	if (url == NULL)
-		return NULL;
-	start = strstr(url, "://");
-	start = start ? start + 3 : url;
-	host = pnstrdup(start, strcspn(start, "/?#"));
-	if (strchr(host, '@'))
-		host = strchr(host, '@') + 1;
-	/* "[::1]:8080": what is in brackets is the host */
-	if (host[0] == '[')
-		host[strcspn(host, "]") + (strchr(host, ']') ? 1 : 0)] = '\0';
-	else
-		host[strcspn(host, ":")] = '\0';
-	for (char *c = host; *c; c++)
-		*c = pg_ascii_tolower((unsigned char) *c);
-	return host;
-}
 
 /* ---- facts ---- */
 
@@ -246,4 +158,53 @@ llmb_learn_enqueued_limit(const LlmbServer *server, const LlmbModel *model, int6
 {
 	if (tokens > 0)
 		llmb_store_learn_enqueued(server->name, llmb_from_utf8(model->name, NULL), tokens);
+}
+
+/* ---- sizes that a provider has refused ---- */
+
+typedef struct LearnedSize
+{
+	char	   *server;
+	int64		bytes;
+} LearnedSize;
+
+static List *learned_sizes = NIL;
+
+static LearnedSize *
+learned_size(const char *server)
+{
+	ListCell   *lc;
+
+	foreach(lc, learned_sizes)
+	{
+		LearnedSize *learned = lfirst(lc);
+
+		if (strcmp(learned->server, server) == 0)
+			return learned;
+	}
+	return NULL;
+}
+
+int64
+llmb_learned_batch_bytes(const char *server)
+{
+	LearnedSize *learned = learned_size(server);
+
+	return learned ? learned->bytes : 0;
+}
+
+void
+llmb_learn_batch_bytes(const char *server, int64 bytes)
+{
+	MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
+	LearnedSize *learned = learned_size(server);
+
+	if (learned == NULL)
+	{
+		learned = palloc0(sizeof(LearnedSize));
+		learned->server = pstrdup(server);
+		learned_sizes = lappend(learned_sizes, learned);
+	}
+	learned->bytes = Max(bytes, 1);
+	MemoryContextSwitchTo(old);
 }

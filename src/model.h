@@ -78,10 +78,16 @@ extern void llmb_learn_enqueued_limit(const LlmbServer *server, const LlmbModel 
  * snapshot, the base of a fine-tuned model (not where prices are asked for:
  * they are others).  Sets *count; 1 to LLMB_MODEL_FORMS palloc'd strings.
  */
-#define LLMB_MODEL_FORMS	4
 extern char **llmb_model_forms(const char *name, bool prices, int *count);
 
 /* The host of a base_url in lower case, palloc'd; NULL for NULL. */
 extern char *llmb_url_host(const char *url);
+
+/*
+ * Bytes of a request file that the server's provider has not refused yet, once
+ * it has refused one; 0 when none was refused.  Until the worker ends.
+ */
+extern int64 llmb_learned_batch_bytes(const char *server);
+extern void llmb_learn_batch_bytes(const char *server, int64 bytes);
 
 #endif							/* LLMB_MODEL_H */

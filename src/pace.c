@@ -9,6 +9,9 @@
 
 #include "pace.h"
 
+/* Nobody is waited for longer without being asked again. */
+#define LONGEST_BLOCK_MS	(INT64CONST(60) * 60 * 1000)
+
 /* A bucket holds what so many milliseconds bring, and at least one request. */
 #define BUCKET_MS	2000
 
@@ -81,6 +84,12 @@ llmb_pace_sent(LlmbPace *pace, double tokens)
 	pace->tokens -= tokens;
 }
 
+static void
+block(LlmbPace *pace, int64 now_ms, int64 ms)
+{
+	pace->blocked_until_ms = Max(pace->blocked_until_ms, now_ms + Min(ms, LONGEST_BLOCK_MS));
+}
+
 void
 llmb_pace_ended(LlmbPace *pace, LlmbPaceEnd end, int64 sent_ms, int64 now_ms,
 				int64 asked_ms, int64 backoff_ms)
@@ -99,17 +108,17 @@ llmb_pace_ended(LlmbPace *pace, LlmbPaceEnd end, int64 sent_ms, int64 now_ms,
 		pace->limit = Max(pace->limit / 2, 1);
 		pace->cut_ms = now_ms;
 		pace->blocks++;
-		pace->blocked_until_ms = Max(pace->blocked_until_ms, now_ms + (asked_ms > 0 ? asked_ms : backoff_ms));
+		block(pace, now_ms, asked_ms > 0 ? asked_ms : backoff_ms);
 	}
 	else if (asked_ms > 0)
-		pace->blocked_until_ms = Max(pace->blocked_until_ms, now_ms + asked_ms);
+		block(pace, now_ms, asked_ms);
 }
 
 void
 llmb_pace_limits(LlmbPace *pace, const LlmbLimits *limits, int64 now_ms)
 {
 	if (limits->requests_left == 0 && limits->requests_reset_ms > 0)
-		pace->blocked_until_ms = Max(pace->blocked_until_ms, now_ms + limits->requests_reset_ms);
+		block(pace, now_ms, limits->requests_reset_ms);
 	if (limits->tokens_left == 0 && limits->tokens_reset_ms > 0)
-		pace->blocked_until_ms = Max(pace->blocked_until_ms, now_ms + limits->tokens_reset_ms);
+		block(pace, now_ms, limits->tokens_reset_ms);
 }

@@ -17,10 +17,11 @@
 #include "utils/memutils.h"
 
 #include "compat.h"
+#include "fleet.h"
+#include "flight.h"
 #include "model.h"
 #include "options.h"
 #include "plan.h"
-#include "realtime.h"
 #include "request.h"
 #include "turn.h"
 
@@ -83,47 +84,6 @@ add_ordinal(Planning *planning, int ordinal)
 		row->ranges[row->range_count++].position = row->item_count;
 	}
 	row->item_count++;
-}
-
-/* ---- what providers have refused ---- */
-
-typedef struct LearnedSize
-{
-	char	   *server;
-	int64		bytes;
-} LearnedSize;
-
-static List *learned_sizes = NIL;
-
-static LearnedSize *
-learned_size(const char *server)
-{
-	ListCell   *lc;
-
-	foreach(lc, learned_sizes)
-	{
-		LearnedSize *learned = lfirst(lc);
-
-		if (strcmp(learned->server, server) == 0)
-			return learned;
-	}
-	return NULL;
-}
-
-void
-llmb_plan_learn_size(const char *server, int64 bytes)
-{
-	MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
-	LearnedSize *learned = learned_size(server);
-
-	if (learned == NULL)
-	{
-		learned = palloc0(sizeof(LearnedSize));
-		learned->server = pstrdup(server);
-		learned_sizes = lappend(learned_sizes, learned);
-	}
-	learned->bytes = bytes;
-	MemoryContextSwitchTo(old);
 }
 
 /* ---- items ---- */
@@ -259,7 +219,7 @@ static void
 set_queue_room(Planning *planning)
 {
 	int64		limit = llmb_enqueued_limit(planning->server, planning->model);
-	int64		used = llmb_lifecycle_tokens(planning->job->server, planning->job->owner, planning->job->model);
+	int64		used = llmb_fleet_tokens(planning->job->server, planning->job->owner, planning->job->model);
 
 	planning->tokens_left = limit <= 0 || planning->row->realtime ? -1 : Max(0, limit - used);
 	planning->queue_empty = used == 0;
@@ -272,8 +232,8 @@ set_limits(Planning *planning)
 
 	planning->max_bytes = planning->row->realtime ?
 		Min(REALTIME_BYTES, planning->server->max_batch_bytes) : planning->server->max_batch_bytes;
-	if (!planning->row->realtime && learned_size(job->server))
-		planning->max_bytes = Min(planning->max_bytes, learned_size(job->server)->bytes);
+	if (!planning->row->realtime && llmb_learned_batch_bytes(job->server) > 0)
+		planning->max_bytes = Min(planning->max_bytes, llmb_learned_batch_bytes(job->server));
 	set_rates(planning);
 	set_queue_room(planning);
 	planning->cost_left = job->max_cost < 0 ? -1 : Max(0, job->max_cost - job->cost - job->flying_cost);
@@ -346,22 +306,15 @@ static bool
 room_for_batch(const LlmbJob *job, const LlmbServer *server, TimestampTz now)
 {
 	bool		unsent;
-	int			flying = llmb_lifecycle_count(job, &unsent);
+	int			flying = llmb_fleet_count(job, &unsent);
 
 	/* one file of a job waits on disk at a time; the next is written when it is sent */
 	if (unsent)
 		return false;
 	/* with a budget, what a set has cost is known before the next is sent */
-	if (job->max_cost >= 0 && llmb_lifecycle_realtime(job->id))
+	if (job->max_cost >= 0 && llmb_fleet_realtime(job->id))
 		return false;
 	return goes_realtime(job, server, !takes_fresh(job, now) && job->retry_realtime) || flying < server->max_active_batches;
-}
-
-char *
-llmb_budget_reason(const LlmbJob *job)
-{
-	return psprintf("budget: max_cost is %.15g USD, spent are %.15g, and the next item may cost more than is left",
-					job->max_cost, job->cost);
 }
 
 /* In a turn: nothing fits any more into what the job may cost. */
@@ -387,7 +340,7 @@ llmb_plan_batch(LlmbJob *job, TimestampTz now)
 	if (!due)
 		return false;
 	/* what is still landing may bring more to be sent again: one batch for all */
-	if (job->planned_to >= job->total && llmb_lifecycle_landing(job->id))
+	if (job->planned_to >= job->total && llmb_fleet_landing(job->id))
 		return false;
 	llmb_turn_begin("planning a batch");
 	reason = obstacle(job, &server);
@@ -423,6 +376,6 @@ llmb_plan_batch(LlmbJob *job, TimestampTz now)
 		return paused;
 	}
 	MemoryContextSetParent(context, TopMemoryContext);
-	llmb_lifecycle_add(planning.row, planning.spool, context);
+	llmb_fleet_add(planning.row, planning.spool, context);
 	return true;
 }

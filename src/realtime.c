@@ -31,7 +31,6 @@
 
 #include "lane.h"
 #include "model.h"
-#include "plan.h"
 #include "realtime.h"
 #include "turn.h"
 
@@ -84,12 +83,6 @@ struct LlmbRealtime
 	int			unanswered;		/* since the last turn */
 	TimestampTz told_at;		/* of the last event about trouble */
 };
-
-bool
-llmb_sends_bodies(const LlmbServer *server, bool realtime)
-{
-	return realtime && server->provider->answer == NULL;
-}
 
 static bool
 has_unsent(const LlmbRealtime *realtime)
@@ -201,6 +194,8 @@ end_slot(Slot *slot, const LlmbEnding *ending)
 			keep_outcome(slot, &ending->outcome);
 			/* a success that cannot be read: it ran */
 			slot->outcome.perhaps_run = ending->status >= 200 && ending->status < 300;
+			if (slot->outcome.perhaps_run && slot->outcome.code == LLMB_PROVIDER_ERROR)
+				slot->outcome.retryable &= realtime->resend;
 			return LLMB_PACE_ANSWERED;
 	}
 }
@@ -317,6 +312,7 @@ read_options(LlmbRealtime *realtime, const LlmbGround *ground)
 {
 	const LlmbServer *server = ground->server;
 	const LlmbBatchRow *row = realtime->flight->row;
+	const LlmbIntake *intake = &realtime->flight->intake;
 	LlmbForecast forecast;
 
 	realtime->resend = server->resend_unanswered;
@@ -324,8 +320,15 @@ read_options(LlmbRealtime *realtime, const LlmbGround *ground)
 	realtime->retry_max_ms = server->retry_max_ms;
 	llmb_pace_set(&realtime->place.lane->pace, places(server), server->requests_per_minute,
 				  server->tokens_per_minute, llmb_now_ms());
-	if (server->tokens_per_minute == 0 || realtime->tokens_per_byte > 0)
+	if (server->tokens_per_minute == 0)
 		return;
+	/* what answers have taken is nearer to the truth than any forecast */
+	if (intake->with_usage > 0)
+	{
+		realtime->tokens_per_byte = 0;
+		realtime->tokens_per_answer = (intake->input_tokens + intake->output_tokens) / (double) intake->with_usage;
+		return;
+	}
 	llmb_forecast(server, ground->model, row->file_bytes, row->item_count, 0, &forecast);
 	realtime->tokens_per_byte = forecast.input_tokens / (double) Max(row->file_bytes, 1);
 	realtime->tokens_per_answer = forecast.output_tokens / (double) Max(row->item_count, 1);
@@ -427,8 +430,12 @@ take_turn(LlmbRealtime *realtime, LlmbGround *ground)
 	if (ready)
 	{
 		read_options(realtime, ground);
-		/* what is stored in this turn makes room with the same commit */
-		fill_slots(realtime, Min(llmb_lane_room(&realtime->place, count), affordable(realtime, ground->job)));
+		/*
+		 * What is stored in this turn makes room with the same commit.  While
+		 * the provider wants us to wait, nothing is marked.
+		 */
+		if (realtime->place.lane->pace.blocked_until_ms <= llmb_now_ms())
+			fill_slots(realtime, Min(llmb_lane_room(&realtime->place, count), affordable(realtime, ground->job)));
 		flight->row->marked = Max(flight->row->marked, realtime->next);
 	}
 	tell(realtime);
@@ -540,7 +547,6 @@ make_slots(LlmbFlight *flight)
 		slot->context = AllocSetContextCreate(context, "llm_batch slot", ALLOCSET_SMALL_SIZES);
 	}
 	MemoryContextSwitchTo(old);
-	llmb_lane_join(&realtime->place, flight->row->server, flight->row->owner, &flight->next_at);
 	return realtime;
 }
 
@@ -636,6 +642,7 @@ begin(LlmbFlight *flight)
 	decide_uncertain(flight);
 	realtime = make_slots(flight);
 	skip_marked(realtime);
+	llmb_lane_join(&realtime->place, flight->row->server, flight->row->owner, &flight->next_at);
 	flight->realtime = realtime;
 	return true;
 }
@@ -716,11 +723,12 @@ llmb_realtime_step(LlmbFlight *flight)
 	else if (ready)
 		send_ready(realtime, &ground);
 	llmb_lane_share(place, ready && has_unsent(realtime));
+	flight->unsent = has_unsent(realtime);
 	llmb_lane_wake(place->lane);
 	if (place->held == 0 && !has_unsent(realtime))
 		end(flight);
 	else if (place->sharing && llmb_lane_room(place, 0) > 0 && llmb_lane_has_memory(place))
-		flight->next_at = 0;
+		llmb_flight_wait(flight, Max(place->lane->pace.blocked_until_ms - llmb_now_ms(), 0));
 	else
 		place->wants_place = place->sharing;
 }
@@ -732,14 +740,6 @@ llmb_realtime_failed(LlmbFlight *flight)
 	flight->realtime->place.has_ready = false;
 	llmb_lane_share(&flight->realtime->place, false);
 	llmb_lane_wake(flight->realtime->place.lane);
-}
-
-bool
-llmb_realtime_unsent(const LlmbFlight *flight)
-{
-	if (flight->realtime == NULL)
-		return flight->row->state == LLMB_PLANNED || flight->row->state == LLMB_IN_PROGRESS;
-	return has_unsent(flight->realtime);
 }
 
 void

@@ -14,9 +14,10 @@
 #include "common/pg_prng.h"
 #include "utils/timestamp.h"
 
+#include "fleet.h"
 #include "flight.h"
 #include "model.h"
-#include "plan.h"
+#include "replies.h"
 #include "turn.h"
 #include "verify.h"
 
@@ -47,18 +48,6 @@ try_later(LlmbFlight *flight, const LlmbEnding *ending, const LlmbServer *server
 	llmb_flight_say(flight, "retry", "%s did not succeed (%s), try %d; the next in %.1f s",
 		what, in_words(ending), flight->tries, ms / 1000.0);
 	llmb_flight_wait(flight, ms);
-}
-
-/* In a turn: refused as a whole; the items are decided by the coming steps. */
-void
-llmb_flight_refused(LlmbFlight *flight, LlmbCode code, const char *why)
-{
-	flight->row->remote_end = llmb_flight_keep(flight, "failed");
-	flight->row->error_code = llmb_flight_keep(flight, llmb_code_name(code));
-	flight->row->reason = llmb_flight_keep(flight, why);
-	flight->row->ended_at = GetCurrentTimestamp();
-	llmb_flight_become(flight, LLMB_ENDED);
-	llmb_flight_say(flight, "refused", "the batch failed as a whole: %s", why);
 }
 
 /* In a turn: nothing of it ran, and its items are cut into batches anew. */
@@ -100,7 +89,7 @@ static void
 dissolve(LlmbFlight *flight, const LlmbEnding *ending, const LlmbGround *ground, const char *code)
 {
 	LlmbBatchRow *row = flight->row;
-	int64		others = llmb_lifecycle_tokens(row->server, row->owner, row->model) - row->forecast_tokens;
+	int64		others = llmb_fleet_tokens(row->server, row->owner, row->model) - row->forecast_tokens;
 	int64		wait_ms = ground->server->poll_max_ms;
 
 	llmb_learn_enqueued_limit(ground->server, ground->model, what_fits(ending->reply.queue_tokens, others, row->forecast_tokens));
@@ -115,7 +104,7 @@ split(LlmbFlight *flight, const LlmbGround *ground, const char *code)
 {
 	LlmbBatchRow *row = flight->row;
 
-	llmb_plan_learn_size(row->server, row->file_bytes / 2);
+	llmb_learn_batch_bytes(row->server, row->file_bytes / 2);
 	requeue(flight, LLMB_TOO_LARGE, code, ground->server->retry_base_ms);
 	llmb_flight_say(flight, "split", "the provider does not take so much at a time (%s): its items go in batches of half the size", code);
 }
@@ -218,17 +207,6 @@ gone(LlmbFlight *flight, const LlmbEnding *ending, const LlmbServer *server, con
 	flight->row->reason = llmb_flight_keep(flight, why);
 	llmb_flight_become(flight, LLMB_FETCHING);
 	llmb_flight_say(flight, "gone", "%s", why);
-}
-
-void
-llmb_flight_adopt(LlmbFlight *flight, const char *id, const char *how)
-{
-	flight->row->remote_id = llmb_flight_keep(flight, id);
-	flight->row->submitted_at = flight->row->intent_at ? flight->row->intent_at : GetCurrentTimestamp();
-	flight->listings = 0;
-	flight->cursor = NULL;
-	llmb_flight_become(flight, LLMB_IN_PROGRESS);
-	llmb_flight_say(flight, "submitted", "%s as %s", how, id);
 }
 
 static void
@@ -517,7 +495,7 @@ fetch_ended(LlmbFlight *flight, const LlmbEnding *ending, const LlmbGround *grou
 }
 
 void
-llmb_flight_ended(LlmbParty *party, LlmbEnding *ending)
+llmb_reply_ended(LlmbParty *party, LlmbEnding *ending)
 {
 	LlmbFlight *flight = (LlmbFlight *) party;
 	LlmbGround		ground;

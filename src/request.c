@@ -159,3 +159,9 @@ llmb_put_request(StringInfo out, const LlmbServer *server, const LlmbModel *mode
 	else
 		server->provider->put_body(out, &request);
 }
+
+bool
+llmb_sends_bodies(const LlmbServer *server, bool realtime)
+{
+	return realtime && server->provider->answer == NULL;
+}

@@ -35,4 +35,10 @@ extern void llmb_put_request(StringInfo out, const LlmbServer *server, const Llm
 							 const LlmbJobDef *def, const LlmbPrompt *prompt,
 							 const char *custom_id, bool first);
 
+/*
+ * Does the request file of a batch hold bodies, not lines?  In process
+ * answers are made from lines.
+ */
+extern bool llmb_sends_bodies(const LlmbServer *server, bool realtime);
+
 #endif							/* LLMB_REQUEST_H */

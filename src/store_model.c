@@ -13,7 +13,7 @@
 #include "utils/numeric.h"
 #include "utils/timestamp.h"
 
-#include "model.h"
+#include "model_name.h"
 #include "sql.h"
 #include "store_model.h"
 

@@ -145,7 +145,7 @@ class Log:
             self.records.clear()
             self.most = collections.Counter(self.running)
 
-    def record(self, record, line=None):
+    def record(self, record):
         """What a provider found worth keeping of a request."""
         with self.lock:
             self.records.append(record)

@@ -28,6 +28,22 @@ check_job($node, $job);
 is(sql($node, "SELECT count(*) FROM articles WHERE summary = $LlmBatch::RIGHT"), '40', 'every row has its answer');
 check_prompts_ran_once($sim, 40);
 
+# The other providers, and real time.
+foreach my $api (qw(anthropic gemini openai))
+{
+	create_server($node, $sim, name => $api, api => $api);
+	like(check_server($api), qr/NOTICE:.*server "$api": /, "check_server: $api");
+	foreach my $mode (qw(batch realtime))
+	{
+		$sim->reset;
+		sql($node, 'UPDATE articles SET summary = NULL');
+		$job = submit($node, server => $api, model => $LlmBatch::MODEL{$api}, target => 'summary', mode => $mode);
+		is(watch_job($node, $job, "HTTPS, $api, $mode"), 'succeeded', "HTTPS, $api, $mode: the job succeeds");
+		is(sql($node, "SELECT count(*) FROM articles WHERE summary = $LlmBatch::RIGHT"), '40', "HTTPS, $api, $mode: every row has its answer");
+		check_bill($node, $sim, $job, "HTTPS, $api, $mode");
+	}
+}
+
 # A certificate that the server's CA has not signed, or no CA of ours at all.
 foreach my $case ([ wrong => $other->ca_file ], [ none => undef ], [ absent => '/nonexistent/ca.pem' ])
 {

@@ -356,6 +356,34 @@ sub cancel_before_anything
 	check_end($job, 'cancel with a key that is refused', 'cancelled', "cancelled $COUNT");
 }
 
+sub cancel_between_sendings
+{
+	begin('cancel while items wait to be sent again');
+	sql($node, "ALTER SERVER sim OPTIONS (SET retry_base '1h', SET retry_max '1h')");
+	rule({}, items => [ { nth => [ 1 .. 5 ], do => { status_code => 500 } } ]);
+	my $job = send_job();
+	wait_until($node, "SELECT succeeded = 55 AND queued = 5 AND in_flight = 0 FROM llm_batch.progress WHERE job_id = $job", 'five wait')
+	  or explain_job($node, $job);
+	cancel($job);
+	check_end($job, 'cancel while items wait to be sent again', 'cancelled', 'cancelled 5, ok 55');
+	sql($node, "ALTER SERVER sim OPTIONS (SET retry_base '50ms', SET retry_max '500ms')");
+}
+
+sub cancel_when_paused
+{
+	begin('cancel while paused, with items in flight', $mode eq 'batch' ? (run_seconds => 2, %{ $facts->{cancelled_delivers} }) : (realtime_seconds => 0.3));
+	sql($node, "ALTER SERVER sim OPTIONS (ADD realtime_concurrency '4')");
+	my $job = send_job();
+	$sim->wait_for(sub { my ($b) = $sim->batches; $b ? $b->{done} > 5 : $sim->summary->{realtime_calls} > 5 });
+	sql($node, "SELECT llm_batch.pause($job)");
+	wait_until($node, "SELECT state = 'paused' FROM llm_batch.progress WHERE job_id = $job", 'it is paused');
+	cancel($job);
+	wait_job($node, $job);
+	my $ran = $mode eq 'batch' ? delivered() : $sim->summary->{realtime_calls};
+	check_end($job, 'cancel while paused, with items in flight', $ran == $COUNT ? 'succeeded' : 'cancelled', cancelled_but($ran));
+	sql($node, 'ALTER SERVER sim OPTIONS (DROP realtime_concurrency)');
+}
+
 # ---- properties of batches ----
 
 sub expired
@@ -610,7 +638,7 @@ sub answers_that_are_spoilt
 # ---- all of them ----
 
 my @BOTH = (\&happy_path, \&system_and_params, \&cached_prompts, \&reasoning, \&item_errors, \&refused_and_truncated, \&typed_answers,
-	\&cancel_before_anything);
+	\&cancel_before_anything, \&cancel_between_sendings, \&cancel_when_paused);
 my %OF_MODE = (
 	batch => [ \&expired, \&cancelled_elsewhere, \&cancelled_with_nothing, \&partial_output, \&another_order, \&create_unanswered, \&cancel_in_every_state ],
 	realtime => [ \&asked_too_often, \&cancel_in_flight, \&cancel_before_answers, \&cancel_when_out_of_order, \&answers_that_are_spoilt ]);

@@ -97,6 +97,17 @@ run('gemini', 'sampling', params => '{"temperature": 0.2, "top_p": 0.9, "seed": 
 run('gemini', 'how much it thinks', params => '{"reasoning_effort": "low"}');
 run('gemini', 'a budget for thinking', model => 'gemini-2.5-flash', params => '{"reasoning_effort": "low"}');
 
+foreach my $mode (qw(batch realtime))
+{
+	my $job = sql($node, qq{
+		SELECT llm_batch.submit_query(\$q\$
+			SELECT id::text AS key, NULL::text AS prompt, jsonb_build_array(jsonb_build_object('role', 'user', 'content', jsonb_build_array(
+				jsonb_build_object('type', 'text', 'text', 'Long instructions.', 'cache_control', '{"type": "ephemeral", "ttl": "1h"}'::jsonb),
+				jsonb_build_object('type', 'text', 'text', body)))) AS messages
+			FROM articles\$q\$, '$LlmBatch::MODEL{anthropic}', server => 'anthropic', mode => '$mode')});
+	is(wait_job($node, $job), 'succeeded', "anthropic, $mode: marked parts of messages") or explain_job($node, $job);
+}
+
 # ---- OpenAI's other endpoints ----
 
 create_server($node, $sim, name => 'responses', endpoint => 'responses');
