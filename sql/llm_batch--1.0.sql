@@ -156,6 +156,7 @@ CREATE TABLE llm_batch.batch (
 	creates int NOT NULL DEFAULT 0,
 	item_count int NOT NULL,
 	file_bytes bigint NOT NULL,
+	text_bytes bigint NOT NULL,
 	forecast_tokens bigint NOT NULL,
 	forecast_cost numeric,
 	marked int NOT NULL DEFAULT 0,
@@ -184,6 +185,7 @@ COMMENT ON COLUMN llm_batch.batch.items IS 'ordinals of its items';
 COMMENT ON COLUMN llm_batch.batch.token IS 'random; begins its custom_ids, and with creates travels as the label of the batch';
 COMMENT ON COLUMN llm_batch.batch.mode IS 'batch: one batch at the provider; realtime: its items are sent singly';
 COMMENT ON COLUMN llm_batch.batch.marked IS 'mode realtime: so many of its items, from the first, may have been sent';
+COMMENT ON COLUMN llm_batch.batch.text_bytes IS 'bytes of its prompts, system prompts included';
 COMMENT ON COLUMN llm_batch.batch.forecast_tokens IS 'input tokens that it is expected to have';
 COMMENT ON COLUMN llm_batch.batch.forecast_cost IS 'USD that it is expected to cost; NULL: the price is not known';
 COMMENT ON COLUMN llm_batch.batch.remote_end IS 'how the provider ended it: ended, expired, cancelled or failed';
@@ -602,7 +604,7 @@ VALUES ('mock', '%', true, true, true, 0, 0, 0, 0, 0, 1, 1, 1, 1, 'answers in pr
 CREATE TABLE llm_batch.calibration (
 	server name NOT NULL,
 	model text NOT NULL,
-	request_bytes bigint NOT NULL DEFAULT 0,
+	text_bytes bigint NOT NULL DEFAULT 0,
 	input_tokens bigint NOT NULL DEFAULT 0,
 	answers bigint NOT NULL DEFAULT 0,
 	output_tokens bigint NOT NULL DEFAULT 0,
@@ -612,7 +614,7 @@ CREATE TABLE llm_batch.calibration (
 );
 COMMENT ON TABLE llm_batch.calibration IS
 'what came back for what was sent: estimates go by it. A row that is deleted is learned anew';
-COMMENT ON COLUMN llm_batch.calibration.request_bytes IS 'bytes of requests whose usage is known; what is old counts for less';
+COMMENT ON COLUMN llm_batch.calibration.text_bytes IS 'bytes of prompts, system prompts included, whose usage is known; what is old counts for less';
 COMMENT ON COLUMN llm_batch.calibration.input_tokens IS 'input tokens of these';
 COMMENT ON COLUMN llm_batch.calibration.answers IS 'how many answers they had';
 COMMENT ON COLUMN llm_batch.calibration.output_tokens IS 'output tokens of these';

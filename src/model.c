@@ -20,8 +20,8 @@
 
 /*
  * Until usage has taught better.  Four bytes a token is the providers' own
- * rule of thumb for English; JSON around it and other scripts move it by less
- * than a factor of two in both directions.  How long answers get depends on
+ * rule of thumb for English; other scripts move it by less than a factor of
+ * two in both directions.  How long answers get depends on
  * what is asked: 500 tokens is a long paragraph and some reasoning.
  */
 #define BYTES_PER_TOKEN		4.0
@@ -67,12 +67,33 @@ llmb_model(const LlmbServer *server, const char *name)
 
 /* ---- forecasts ---- */
 
-static double
-bytes_per_token(const LlmbModelFacts *facts, const LlmbCalibration *calibration)
+/*
+ * A prompt's tokens are those of its text, and some that come with each
+ * request: a schema, the form of a chat.  Usage tells but their sum.  When
+ * that is more than the text is expected to have, the rest is each request's;
+ * when it is less, the text has more bytes a token, within what tokenisers
+ * do: short prompts must not teach a wrong rate for long ones.
+ */
+typedef struct InputRate
 {
-	if (calibration->input_tokens > 0)
-		return (double) calibration->request_bytes / calibration->input_tokens;
-	return facts->bytes_per_token > 0 ? facts->bytes_per_token : BYTES_PER_TOKEN;
+	double		bytes_per_token;
+	double		tokens_per_request;
+} InputRate;
+
+static InputRate
+input_rate(const LlmbModelFacts *facts, const LlmbCalibration *calibration)
+{
+	InputRate	rate = {facts->bytes_per_token > 0 ? facts->bytes_per_token : BYTES_PER_TOKEN, 0};
+	double		text_tokens = calibration->text_bytes / rate.bytes_per_token;
+
+	if (calibration->input_tokens <= 0 || calibration->answers <= 0)
+		return rate;
+	if (calibration->input_tokens > text_tokens)
+		rate.tokens_per_request = (calibration->input_tokens - text_tokens) / calibration->answers;
+	else
+		rate.bytes_per_token = Min((double) calibration->text_bytes / calibration->input_tokens,
+								   2 * rate.bytes_per_token);
+	return rate;
 }
 
 static bool
@@ -102,11 +123,13 @@ llmb_forecast(const LlmbServer *server, const LlmbModel *model, int64 bytes, int
 	char	   *name = llmb_from_utf8(model->name, NULL);
 	LlmbModelFacts facts;
 	LlmbCalibration calibration;
+	InputRate	rate;
 
 	llmb_store_model_facts(server, name, &facts);
 	llmb_store_calibration(server->name, name, &calibration);
+	rate = input_rate(&facts, &calibration);
 	forecast->items = items;
-	forecast->input_tokens = (int64) ceil(bytes / bytes_per_token(&facts, &calibration));
+	forecast->input_tokens = (int64) ceil(bytes / rate.bytes_per_token + items * rate.tokens_per_request);
 	forecast->output_tokens = (int64) ceil(items * tokens_per_answer(&facts, &calibration, max_tokens));
 }
 
@@ -127,7 +150,7 @@ llmb_model_room(const LlmbServer *server, const char *name, LlmbRoom *room)
 	llmb_store_model_facts(server, name, &facts);
 	llmb_store_calibration(server->name, name, &calibration);
 	room->max_input = facts.max_input > 0 ? facts.max_input : facts.context_window;
-	room->bytes_per_token = bytes_per_token(&facts, &calibration);
+	room->bytes_per_token = input_rate(&facts, &calibration).bytes_per_token;
 	room->calibrated = calibration.input_tokens > 0;
 	room->answers = !is_embedding(&facts);
 	room->answers_calibrated = calibration.answers > 0;

@@ -65,7 +65,7 @@ typedef struct Option
 	double		min;
 	double		max;
 	bool		superuser;		/* always for superusers */
-	bool		mock_only;
+	bool		mock_only;		/* for the in-process provider alone */
 	size_t		offset;			/* of its place in LlmbServer; 0: none */
 } Option;
 
@@ -426,6 +426,31 @@ list_value(List *list, const char *name)
 	return NULL;
 }
 
+/* Options that not every protocol has a place for; NULL: all have. */
+static const char *
+apis_of(const char *name)
+{
+	static const char *const some[][2] = {
+		{"organization", "openai"},
+		{"project", "openai|anthropic"},
+		{"completion_window", "openai"},
+		{"endpoint", "openai|mock"},
+		{"output_cap", "openai"},
+		{"auth", "openai"},
+		{"api_version", "openai|anthropic|gemini"},
+		{"ca_file", "openai|anthropic|gemini"},
+		{"proxy", "openai|anthropic|gemini"},
+		{"headers", "openai|anthropic|gemini"},
+	};
+
+	for (int i = 0; i < (int) lengthof(some); i++)
+	{
+		if (strcmp(some[i][0], name) == 0)
+			return some[i][1];
+	}
+	return NULL;
+}
+
 static void
 check_together(List *list, Oid catalog)
 {
@@ -449,10 +474,12 @@ check_together(List *list, Oid catalog)
 		DefElem    *def = lfirst_node(DefElem, lc);
 		const Option *option = find_option(def->defname, catalog);
 
-		if (option->mock_only && strcmp(api, "mock") != 0)
+		const char *apis = option->mock_only ? "mock" : apis_of(option->name);
+
+		if (apis && !is_choice(apis, api))
 			ereport(ERROR,
 					(errcode(ERRCODE_FDW_INVALID_OPTION_NAME),
-					 errmsg("option \"%s\" is only for servers with api \"mock\"", option->name),
+					 errmsg("option \"%s\" is only for servers with api \"%s\"", option->name, apis),
 					 errhint("Leave it out.")));
 		if (strcmp(api, "mock") == 0 && option->type == OPT_URL)
 			ereport(ERROR,
@@ -801,21 +828,27 @@ only_candidate(const char *model)
 	int			best = 1;
 	int			matches = 0;
 	StringInfoData names;
+	StringInfoData candidates;
 	ListCell   *lc;
 
 	initStringInfo(&names);
+	initStringInfo(&candidates);
 	foreach(lc, usable)
 	{
 		LlmbServer *server = lfirst(lc);
 		int			suit = suits(server, model);
 
 		if (suit > best)
+		{
 			matches = 0;
+			resetStringInfo(&candidates);
+		}
 		if (suit >= best)
 		{
 			best = suit;
 			found = server;
 			matches++;
+			appendStringInfo(&candidates, "%s%s", candidates.len ? ", " : "", quote_identifier(server->name));
 		}
 		appendStringInfo(&names, "%s%s", names.len ? ", " : "", quote_identifier(server->name));
 	}
@@ -825,6 +858,7 @@ only_candidate(const char *model)
 			(errcode(matches ? ERRCODE_AMBIGUOUS_PARAMETER : ERRCODE_UNDEFINED_OBJECT),
 			 matches ? errmsg("more than one server can serve model \"%s\"", model) :
 			 errmsg("no server that you may use serves model \"%s\"", model),
+			 matches ? errdetail("Candidates: %s.", candidates.data) :
 			 names.len ? errdetail("Servers that you may use: %s.", names.data) : 0,
 			 errhint("Pass server => 'name', or set llm_batch.default_server; CREATE SERVER ... FOREIGN DATA WRAPPER llm_batch makes a new one.")));
 	return NULL;

@@ -55,7 +55,8 @@ typedef struct Planning
 	int			range_space;
 	StringInfoData line;
 	int64		max_bytes;
-	double		tokens_per_byte;
+	double		tokens_per_byte;	/* of text */
+	double		tokens_per_item;
 	double		tokens_left;	/* in the provider's queue; negative: no limit known */
 	bool		queue_empty;	/* nothing of ours is in it */
 	double		cost_per_byte;
@@ -88,21 +89,23 @@ add_ordinal(Planning *planning, int ordinal)
 
 /* ---- items ---- */
 
-/* Does one more line of so many bytes fit? */
+/* Does one more line of so many bytes fit, of which so many are text? */
 static Full
-fullness(const Planning *planning, int bytes)
+fullness(const Planning *planning, int bytes, int64 text_bytes)
 {
 	const LlmbBatchRow *row = planning->row;
-	int64		all = row->file_bytes + bytes;
+	int64		text = row->text_bytes + text_bytes;
+	int			items = row->item_count + 1;
 
 	/* what is too large alone goes alone, for the provider to refuse */
-	if (row->item_count > 0 && all > planning->max_bytes)
+	if (row->item_count > 0 && row->file_bytes + bytes > planning->max_bytes)
 		return FULL_FILE;
-	if (planning->tokens_left >= 0 && all * planning->tokens_per_byte > planning->tokens_left &&
+	if (planning->tokens_left >= 0 &&
+		text * planning->tokens_per_byte + items * planning->tokens_per_item > planning->tokens_left &&
 		(row->item_count > 0 || !planning->queue_empty))
 		return FULL_QUEUE;
 	if (planning->cost_left >= 0 &&
-		all * planning->cost_per_byte + (row->item_count + 1) * planning->cost_per_item > planning->cost_left)
+		text * planning->cost_per_byte + items * planning->cost_per_item > planning->cost_left)
 		return FULL_BUDGET;
 	return NOT_FULL;
 }
@@ -112,6 +115,7 @@ plan_prompt(const LlmbPrompt *prompt, void *arg)
 {
 	Planning   *planning = arg;
 	bool		bodies = llmb_sends_bodies(planning->server, planning->row->realtime);
+	int64		text_bytes;
 	char		custom_id[80];
 
 	snprintf(custom_id, sizeof(custom_id), "%s-%d", planning->row->token, prompt->ordinal);
@@ -120,11 +124,13 @@ plan_prompt(const LlmbPrompt *prompt, void *arg)
 					 planning->def, prompt, bodies ? NULL : custom_id, planning->row->item_count == 0);
 	if (bodies)
 		appendStringInfoChar(&planning->line, '\n');
-	planning->full = fullness(planning, planning->line.len);
+	text_bytes = llmb_text_bytes(planning->def, prompt);
+	planning->full = fullness(planning, planning->line.len, text_bytes);
 	if (planning->full != NOT_FULL)
 		return false;
 	llmb_spool_write(planning->spool, planning->line.data, planning->line.len);
 	planning->row->file_bytes += planning->line.len;
+	planning->row->text_bytes += text_bytes;
 	add_ordinal(planning, prompt->ordinal);
 	return true;
 }
@@ -210,6 +216,7 @@ set_rates(Planning *planning)
 	llmb_forecast(planning->server, planning->model, many, 0, output_cap(planning->def), &bytes);
 	llmb_forecast(planning->server, planning->model, 0, (int) many, output_cap(planning->def), &items);
 	planning->tokens_per_byte = bytes.input_tokens / (double) many;
+	planning->tokens_per_item = items.input_tokens / (double) many;
 	planning->cost_per_byte = BUDGET_MARGIN * forecast_cost(planning, &bytes) / many;
 	planning->cost_per_item = BUDGET_MARGIN * forecast_cost(planning, &items) / many;
 }
@@ -246,7 +253,7 @@ note_forecast(Planning *planning)
 	LlmbBatchRow *row = planning->row;
 	LlmbForecast forecast;
 
-	llmb_forecast(planning->server, planning->model, row->file_bytes, row->item_count,
+	llmb_forecast(planning->server, planning->model, row->text_bytes, row->item_count,
 				  output_cap(planning->def), &forecast);
 	row->forecast_tokens = forecast.input_tokens;
 	row->forecast_cost = llmb_forecast_cost(planning->server, planning->job->model, &forecast, !row->realtime);

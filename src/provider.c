@@ -524,6 +524,8 @@ llmb_check_model_params(const LlmbModel *model, const LlmbJson *params, const ch
 		return model->efforts[0] == '\0' ?
 			psprintf("model \"%s\" takes no reasoning_effort", model->name) :
 			psprintf("model \"%s\" takes as reasoning_effort one of: %s", model->name, model->efforts);
+	if (model->max_output > 0 && llmb_json_int(params, "max_tokens", 0) > model->max_output)
+		return psprintf("model \"%s\" gives at most " INT64_FORMAT " tokens", model->name, model->max_output);
 	while (*word != '\0')
 	{
 		size_t		len = strcspn(word, " ");

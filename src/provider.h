@@ -124,7 +124,7 @@ extern char *llmb_check_params(const LlmbParam *table, int count,
 							   const LlmbJson *params);
 
 /*
- * NULL when the model takes these sampling parameters ("temperature",
+ * NULL when the model gives so many "max_tokens" and takes these sampling parameters ("temperature",
  * "top_p", ... as a blank-separated list) and this "reasoning_effort", as far
  * as that is known; else the reason.  Values are of the right type.  A
  * temperature or top_p of 1 is everybody's default.

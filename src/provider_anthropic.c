@@ -192,10 +192,6 @@ static char *
 check_together(const LlmbModel *model, const LlmbJson *params)
 {
 	const char *effort = effort_of(params);
-	int64		cap = llmb_json_int(params, "max_tokens", 0);
-
-	if (model->max_output > 0 && cap > model->max_output)
-		return psprintf("model \"%s\" gives at most " INT64_FORMAT " tokens", model->name, model->max_output);
 	if (is_blank_stop(llmb_json_get(params, "stop")))
 		return pstrdup("parameter \"stop\" must hold more than blanks");
 	if (strstr(model->name, "-4-5") != NULL && is_given(params, "temperature") && is_given(params, "top_p"))

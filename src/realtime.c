@@ -329,7 +329,7 @@ read_options(LlmbRealtime *realtime, const LlmbGround *ground)
 		realtime->tokens_per_answer = (intake->input_tokens + intake->output_tokens) / (double) intake->with_usage;
 		return;
 	}
-	llmb_forecast(server, ground->model, row->file_bytes, row->item_count, 0, &forecast);
+	llmb_forecast(server, ground->model, row->text_bytes, row->item_count, 0, &forecast);
 	realtime->tokens_per_byte = forecast.input_tokens / (double) Max(row->file_bytes, 1);
 	realtime->tokens_per_answer = forecast.output_tokens / (double) Max(row->item_count, 1);
 }

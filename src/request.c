@@ -165,3 +165,12 @@ llmb_sends_bodies(const LlmbServer *server, bool realtime)
 {
 	return realtime && server->provider->answer == NULL;
 }
+
+int64
+llmb_text_bytes(const LlmbJobDef *def, const LlmbPrompt *prompt)
+{
+	const char *system = prompt->system ? prompt->system : prompt->messages ? NULL : def->system;
+
+	return (prompt->prompt ? strlen(prompt->prompt) : 0) +
+		(prompt->messages ? strlen(prompt->messages) : 0) + (system ? strlen(system) : 0);
+}

@@ -35,6 +35,9 @@ extern void llmb_put_request(StringInfo out, const LlmbServer *server, const Llm
 							 const LlmbJobDef *def, const LlmbPrompt *prompt,
 							 const char *custom_id, bool first);
 
+/* Bytes of what a model is given to read: prompt, system prompt, messages. */
+extern int64 llmb_text_bytes(const LlmbJobDef *def, const LlmbPrompt *prompt);
+
 /*
  * Does the request file of a batch hold bodies, not lines?  In process
  * answers are made from lines.

@@ -506,7 +506,7 @@ void
 llmb_learn_from(const LlmbIntake *intake)
 {
 	if (intake->with_usage == intake->batch->item_count)
-		llmb_learn_usage(intake->server->name, intake->batch->model, intake->batch->file_bytes,
+		llmb_learn_usage(intake->server->name, intake->batch->model, intake->batch->text_bytes,
 						 intake->input_tokens, intake->with_usage, intake->output_tokens);
 }
 

@@ -203,6 +203,7 @@ typedef struct LlmbBatchRow
 	int			creates;
 	int			item_count;
 	int64		file_bytes;
+	int64		text_bytes;		/* of its prompts, system prompts included */
 	int64		forecast_tokens;	/* input tokens expected */
 	char	   *forecast_cost;	/* USD expected, a number; NULL unknown */
 	int			marked;			/* realtime: so many may have been sent */

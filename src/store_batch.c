@@ -120,12 +120,13 @@ llmb_store_add_batch(LlmbBatchRow *batch)
 	LlmbRows   *rows;
 
 	rows = llmb_sql("INSERT INTO llm_batch.batch (job_id, server, attempt, state, token, item_count, file_bytes, items, "
-					" mode, forecast_tokens, forecast_cost) "
-					"VALUES ($1, $2::name, $3, 'planned', $4, $5, $6, $7::int4multirange, $8, $9, $10::numeric) "
+					" mode, forecast_tokens, forecast_cost, text_bytes) "
+					"VALUES ($1, $2::name, $3, 'planned', $4, $5, $6, $7::int4multirange, $8, $9, $10::numeric, $11) "
 					"RETURNING id, created_at",
-					"ltitilttlt", batch->job, batch->server, batch->attempt, batch->token,
+					"ltitilttltl", batch->job, batch->server, batch->attempt, batch->token,
 					batch->item_count, batch->file_bytes, items,
-					batch->realtime ? "realtime" : "batch", batch->forecast_tokens, batch->forecast_cost);
+					batch->realtime ? "realtime" : "batch", batch->forecast_tokens, batch->forecast_cost,
+					batch->text_bytes);
 	batch->id = llmb_row_int(rows, 0, 1);
 	batch->created_at = llmb_row_time(rows, 0, 2);
 	batch->state = LLMB_PLANNED;
@@ -211,6 +212,7 @@ read_batch(LlmbRows *rows, int row)
 	batch->forecast_tokens = llmb_row_int(rows, row, 28);
 	batch->forecast_cost = llmb_row_text(rows, row, 29);
 	batch->model = llmb_row_text(rows, row, 30);
+	batch->text_bytes = llmb_row_int(rows, row, 31);
 	read_ranges(batch);
 	return batch;
 }
@@ -221,7 +223,7 @@ read_batch(LlmbRows *rows, int row)
 	" created_at, intent_at, submitted_at, cancelled_at, ended_at, error_code, " \
 	" (SELECT j.owner FROM llm_batch.job j WHERE j.id = job_id), " \
 	" mode = 'realtime', marked, forecast_tokens, forecast_cost::text, " \
-	" (SELECT j.model FROM llm_batch.job j WHERE j.id = job_id) " \
+	" (SELECT j.model FROM llm_batch.job j WHERE j.id = job_id), text_bytes " \
 	"FROM llm_batch.batch "
 
 List *

@@ -144,7 +144,7 @@ llmb_store_priced_models(const LlmbServer *server, bool embedding, int *count)
 void
 llmb_store_calibration(const char *server, const char *model, LlmbCalibration *calibration)
 {
-	LlmbRows   *rows = llmb_sql("SELECT request_bytes, input_tokens, answers, output_tokens, "
+	LlmbRows   *rows = llmb_sql("SELECT text_bytes, input_tokens, answers, output_tokens, "
 								" CASE WHEN enqueued_at > now() - interval '1 day' THEN max_enqueued_tokens END "
 								"FROM llm_batch.calibration WHERE server = $1::name AND model = $2",
 								"tt", server, model);
@@ -152,7 +152,7 @@ llmb_store_calibration(const char *server, const char *model, LlmbCalibration *c
 	memset(calibration, 0, sizeof(*calibration));
 	if (llmb_row_count(rows) > 0)
 	{
-		calibration->request_bytes = llmb_row_int(rows, 0, 1);
+		calibration->text_bytes = llmb_row_int(rows, 0, 1);
 		calibration->input_tokens = llmb_row_int(rows, 0, 2);
 		calibration->answers = llmb_row_int(rows, 0, 3);
 		calibration->output_tokens = llmb_row_int(rows, 0, 4);
@@ -166,16 +166,16 @@ llmb_store_calibration(const char *server, const char *model, LlmbCalibration *c
  * figures follow when other texts are sent.
  */
 #define LEARNED(column) \
-	column " = c." column " / CASE WHEN c.request_bytes > 67108864 THEN 2 ELSE 1 END + excluded." column
+	column " = c." column " / CASE WHEN c.text_bytes > 67108864 THEN 2 ELSE 1 END + excluded." column
 
 void
 llmb_store_learn_usage(const char *server, const char *model, int64 bytes,
 					   int64 input_tokens, int64 answers, int64 output_tokens)
 {
-	llmb_sql_run("INSERT INTO llm_batch.calibration AS c (server, model, request_bytes, input_tokens, answers, output_tokens) "
+	llmb_sql_run("INSERT INTO llm_batch.calibration AS c (server, model, text_bytes, input_tokens, answers, output_tokens) "
 				 "VALUES ($1::name, $2, $3, $4, $5, $6) "
 				 "ON CONFLICT (server, model) DO UPDATE SET "
-				 LEARNED("request_bytes") ", " LEARNED("input_tokens") ", "
+				 LEARNED("text_bytes") ", " LEARNED("input_tokens") ", "
 				 LEARNED("answers") ", " LEARNED("output_tokens"),
 				 "ttllll", server, model, bytes, input_tokens, answers, output_tokens);
 }

@@ -51,7 +51,7 @@ extern char **llmb_store_priced_models(const LlmbServer *server, bool embedding,
 /* Sums of what came back; all 0 when nothing has. */
 typedef struct LlmbCalibration
 {
-	int64		request_bytes;
+	int64		text_bytes;
 	int64		input_tokens;
 	int64		answers;
 	int64		output_tokens;

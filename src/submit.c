@@ -835,13 +835,10 @@ static void
 measure_line(Ask *ask, const Line *line)
 {
 	LlmbPrompt	prompt = {.ordinal = ask->count, .prompt = line->prompt};
-	StringInfoData request;
+	int64		bytes = llmb_text_bytes(&ask->job.def, &prompt);
 
-	initStringInfo(&request);
-	llmb_put_request(&request, ask->server, ask->model, &ask->job.def, &prompt,
-					 "0123456789abcdef-1", false);
-	ask->estimate.bytes += request.len;
-	ask->estimate.longest = Max(ask->estimate.longest, request.len);
+	ask->estimate.bytes += bytes;
+	ask->estimate.longest = Max(ask->estimate.longest, bytes);
 }
 
 /*
