@@ -285,3 +285,11 @@ llmb_poll_ms(int64 elapsed_ms, int64 done, int64 total,
 	wait *= 0.8 + 0.4 * jitter;
 	return (int64) Min(Max(wait, (double) min_ms), (double) max_ms);
 }
+
+bool
+llmb_goes_realtime(const char *mode, int64 items, bool has_batch, int64 threshold)
+{
+	if (!has_batch || strcmp(mode, "realtime") == 0)
+		return true;
+	return strcmp(mode, "auto") == 0 && items <= threshold;
+}

@@ -113,6 +113,7 @@ typedef struct LlmbModel
 	const char *efforts;		/* accepted ones, blank-separated; "" none; NULL unknown */
 	const char *default_effort; /* when none is given; NULL unknown */
 	int			json_schema;	/* 1 yes, 0 no, -1 unknown */
+	bool		no_batch;		/* known not to be taken in batches */
 } LlmbModel;
 
 /* One prompt, ready to be rendered.  NULL members are absent. */
@@ -374,10 +375,14 @@ extern const LlmbProvider *llmb_provider(const char *api);
  * doubled with every try, capped, and spread over [0.5, 1.0) of that by
  * jitter in [0, 1).
  *
+ * llmb_goes_realtime: whether a job of so many items goes in real time; "mode"
+ * as asked for, has_batch: there is a batch API that takes the model.
+ *
  * llmb_poll_ms: wait before the next poll of a batch that has run for
  * elapsed_ms, of which done of total are finished (-1 unknown).
  */
 extern int64 llmb_backoff_ms(int tries, int64 base_ms, int64 max_ms, double jitter);
+extern bool llmb_goes_realtime(const char *mode, int64 items, bool has_batch, int64 threshold);
 extern int64 llmb_poll_ms(int64 elapsed_ms, int64 done, int64 total,
 						  int64 min_ms, int64 max_ms, double jitter);
 

@@ -33,11 +33,12 @@ typedef struct Candidate
 
 /* As the job would be sent. */
 static bool
-goes_realtime(const LlmbEstimate *estimate)
+goes_realtime(const LlmbEstimate *estimate, const char *model)
 {
-	if (!estimate->server->batch || strcmp(estimate->mode, "realtime") == 0)
-		return true;
-	return strcmp(estimate->mode, "auto") == 0 && estimate->items <= estimate->server->realtime_threshold;
+	const LlmbServer *server = estimate->server;
+	bool		has_batch = server->batch && !llmb_model(server, model)->no_batch;
+
+	return llmb_goes_realtime(estimate->mode, estimate->items, has_batch, server->realtime_threshold);
 }
 
 static void
@@ -53,7 +54,7 @@ fill_candidate(const LlmbEstimate *estimate, char *name, Candidate *candidate)
 				  Max(0, llmb_json_int(estimate->params, "max_tokens", 0)), &candidate->forecast);
 	candidate->realtime = llmb_forecast_cost(server, name, &candidate->forecast, false);
 	candidate->batch = server->batch ? llmb_forecast_cost(server, name, &candidate->forecast, true) : NULL;
-	candidate->cost = goes_realtime(estimate) ? candidate->realtime : candidate->batch;
+	candidate->cost = goes_realtime(estimate, name) ? candidate->realtime : candidate->batch;
 }
 
 /* Whether the model, which nobody asked for, could do it as well. */
@@ -138,7 +139,7 @@ put_row(const LlmbEstimate *estimate, const Candidate *candidate, ReturnSetInfo 
 	values[5] = Int64GetDatum(candidate->forecast.output_tokens);
 	values[6] = numeric_or_null(candidate->realtime, &nulls[6]);
 	values[7] = numeric_or_null(candidate->batch, &nulls[7]);
-	values[8] = CStringGetTextDatum(goes_realtime(estimate) ? "realtime" : "batch");
+	values[8] = CStringGetTextDatum(goes_realtime(estimate, candidate->model) ? "realtime" : "batch");
 	values[9] = numeric_or_null(candidate->cost, &nulls[9]);
 	nulls[10] = candidate->room.max_input == 0;
 	values[10] = BoolGetDatum(!nulls[10] && fits(estimate, candidate));

@@ -103,11 +103,23 @@ llmb_flight_pause(LlmbFlight *flight, const LlmbJob *job, const char *reason)
 	llmb_flight_wait(flight, 60000);
 }
 
+/* Without an exponent, and without zeros at the end. */
+static char *
+usd(double amount)
+{
+	char	   *text = psprintf("%.9f", amount);
+	size_t		len = strlen(text);
+
+	while (len > 1 && text[len - 1] == '0' && text[len - 2] != '.')
+		text[--len] = '\0';
+	return text;
+}
+
 char *
 llmb_budget_reason(const LlmbJob *job)
 {
-	return psprintf("budget: max_cost is %.15g USD, spent are %.15g, and the next item may cost more than is left",
-					job->max_cost, job->cost);
+	return psprintf("budget: max_cost is %s USD, spent are %s, and the next item may cost more than is left",
+					usd(job->max_cost), usd(job->cost));
 }
 
 static const char *
@@ -417,7 +429,7 @@ decide_missing(LlmbFlight *flight)
 		llmb_take_missing(intake, LLMB_EXPIRED, true, "the batch expired before this item was run");
 	else if (strcmp(end, "cancelled") == 0)
 		llmb_take_missing(intake, intake->cancelled_as, intake->cancelled_as != LLMB_CANCELLED_ITEM,
-						  flight->row->realtime ? "its end came before it was sent" :
+						  flight->row->realtime ? "the job ended before this item was sent" :
 						  "the batch was cancelled before this item was run");
 	else
 		llmb_take_missing(intake, LLMB_PROVIDER_ERROR, true, "the provider's files have no line for this item");

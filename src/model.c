@@ -62,6 +62,7 @@ llmb_model(const LlmbServer *server, const char *name)
 	model->efforts = utf8_or_null(facts.efforts);
 	model->default_effort = utf8_or_null(facts.default_effort);
 	model->json_schema = facts.json_schema;
+	model->no_batch = facts.no_batch;
 	return model;
 }
 

@@ -172,9 +172,9 @@ obstacle(const LlmbJob *job, LlmbServer **server)
 static bool
 goes_realtime(const LlmbJob *job, const LlmbServer *server, bool fell_back)
 {
-	if (!server->batch || fell_back || strcmp(job->mode, "realtime") == 0)
-		return true;
-	return strcmp(job->mode, "auto") == 0 && job->total <= server->realtime_threshold;
+	bool		has_batch = server->batch && !llmb_model(server, job->model)->no_batch;
+
+	return fell_back || llmb_goes_realtime(job->mode, job->total, has_batch, server->realtime_threshold);
 }
 
 /* Fresh items go first, but for those that have waited for a batch in vain. */

@@ -57,7 +57,8 @@ llmb_store_model_facts(const LlmbServer *server, const char *name, LlmbModelFact
 	LlmbRows   *rows = llmb_sql("SELECT " FACT("class") ", " FACT("sampling") ", "
 								FACT("array_to_string(efforts, ' ')") ", " FACT("default_effort") ", "
 								FACT("json_schema::int") ", " FACT("context_window") ", " FACT("max_input") ", "
-								FACT("max_output") ", " FACT("bytes_per_token") "::text " MODEL_ROWS,
+								FACT("max_output") ", " FACT("bytes_per_token") "::text, "
+								FACT("batch") " IS FALSE " MODEL_ROWS,
 								"ttaz", server->api, llmb_url_host(server->base_url),
 								text_array(forms, count), GetCurrentTimestamp());
 	char	   *bytes_per_token = llmb_row_text(rows, 0, 9);
@@ -72,6 +73,7 @@ llmb_store_model_facts(const LlmbServer *server, const char *name, LlmbModelFact
 	facts->context_window = llmb_row_int(rows, 0, 6);
 	facts->max_input = llmb_row_int(rows, 0, 7);
 	facts->max_output = llmb_row_int(rows, 0, 8);
+	facts->no_batch = llmb_row_bool(rows, 0, 10);
 	facts->bytes_per_token = bytes_per_token ? strtod(bytes_per_token, NULL) : 0;
 	llmb_sql_done(rows);
 }

@@ -21,6 +21,7 @@ typedef struct LlmbModelFacts
 	char	   *efforts;		/* blank-separated */
 	char	   *default_effort;
 	int			json_schema;	/* 1 yes, 0 no, -1 unknown */
+	bool		no_batch;
 	int64		context_window; /* tokens; 0 unknown */
 	int64		max_input;
 	int64		max_output;

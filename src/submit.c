@@ -257,6 +257,12 @@ check_mode(const Ask *ask)
 				 errmsg("server \"%s\" has no batch API", ask->server->name),
 				 errdetail("Its option \"batch\" is off."),
 				 errhint("Use mode => 'realtime', or leave mode out.")));
+	if (strcmp(ask->job.mode, "batch") == 0 && ask->model->no_batch)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("model \"%s\" is not taken in batches", ask->job.model),
+				 errdetail("llm_batch.model says so."),
+				 errhint("Use mode => 'realtime', or leave mode out.")));
 }
 
 /* What the job may cost, as a number; it can be kept only where prices are known. */

@@ -178,6 +178,9 @@ CREATE USER MAPPING FOR CURRENT_USER SERVER gateway OPTIONS (api_key 'none');
 SELECT attempt($$ARRAY['x'], 'llama', server => 'gateway', mode => 'batch'$$, 'submit_prompts');
 SELECT attempt($$ARRAY['x'], 'llama', server => 'gateway', max_cost => 1$$, 'submit_prompts');
 DROP SERVER gateway CASCADE;
+INSERT INTO llm_batch.model (api, name, batch) VALUES ('mock', 'mock-live', false);
+SELECT attempt($$ARRAY['x'], 'mock-live', mode => 'batch'$$, 'submit_prompts');
+DELETE FROM llm_batch.model WHERE name = 'mock-live';
 
 -- a request_key stands for one request
 BEGIN;

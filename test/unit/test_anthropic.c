@@ -17,17 +17,17 @@
 #define P (&llmb_provider_anthropic)
 
 static const LlmbModel haiku = {"claude-haiku-4-5", "claude-enabled", 200000, 64000, LLMB_SAMPLING_ANY,
-"none low medium high", "none", 1};
+"none low medium high", "none", 1, false};
 static const LlmbModel sonnet46 = {"claude-sonnet-4-6", "claude-enabled", 1000000, 64000, LLMB_SAMPLING_ANY,
-"none low medium high", "none", 1};
+"none low medium high", "none", 1, false};
 static const LlmbModel sonnet5 = {"claude-sonnet-5", "claude-adaptive", 1000000, 128000, LLMB_SAMPLING_DEFAULT,
-"none low medium high xhigh max", "high", 1};
+"none low medium high xhigh max", "high", 1, false};
 static const LlmbModel sonnet55 = {"claude-sonnet-5-5", "claude-between", 1000000, 128000, LLMB_SAMPLING_DEFAULT,
-"none low medium high xhigh max", "high", 1};
+"none low medium high xhigh max", "high", 1, false};
 static const LlmbModel opus55 = {"claude-opus-5-5", "claude-always", 1000000, 128000, LLMB_SAMPLING_DEFAULT,
-NULL, "medium", 1};
-static const LlmbModel small = {"claude-small", "claude-enabled", 8000, 2000, LLMB_SAMPLING_ANY, NULL, NULL, 0};
-static const LlmbModel unknown = {"claude-7", NULL, 0, 0, LLMB_SAMPLING_UNKNOWN, NULL, NULL, -1};
+NULL, "medium", 1, false};
+static const LlmbModel small = {"claude-small", "claude-enabled", 8000, 2000, LLMB_SAMPLING_ANY, NULL, NULL, 0, false};
+static const LlmbModel unknown = {"claude-7", NULL, 0, 0, LLMB_SAMPLING_UNKNOWN, NULL, NULL, -1, false};
 
 static LlmbDialect
 version(const char *api_version)

@@ -177,9 +177,22 @@ test_poll(void)
 	ok(w.least_ms >= 1000, "poll: poll_min was kept");
 }
 
+static void
+test_routing(void)
+{
+	ok(llmb_goes_realtime("auto", 20, true, 20), "auto: as many as the threshold go in real time");
+	ok(!llmb_goes_realtime("auto", 21, true, 20), "auto: one more is a batch");
+	ok(!llmb_goes_realtime("auto", 1, true, 0), "auto: a threshold of 0 means batches");
+	ok(!llmb_goes_realtime("batch", 1, true, 20), "batch is a batch, however small");
+	ok(llmb_goes_realtime("realtime", 1000000, true, 20), "realtime is real time, however large");
+	ok(llmb_goes_realtime("auto", 1000, false, 20), "without a batch API all goes in real time");
+	ok(llmb_goes_realtime("batch", 1000, false, 20), "... whatever was asked for");
+}
+
 void
 test_batch(void)
 {
+	test_routing();
 	test_names();
 	test_transitions();
 	test_no_trap();

@@ -15,13 +15,13 @@
 #define P (&llmb_provider_gemini)
 
 static const LlmbModel budget_model = {
-	"gemini-2.5-flash", "gemini-budget", 1048576, 65536, LLMB_SAMPLING_ANY, "none minimal low medium high", NULL, 1
+	"gemini-2.5-flash", "gemini-budget", 1048576, 65536, LLMB_SAMPLING_ANY, "none minimal low medium high", NULL, 1, false
 };
 static const LlmbModel level_model = {
-	"gemini-3.8-flash", "gemini-level", 1048576, 65536, LLMB_SAMPLING_DEFAULT, "low medium high", "medium", 1
+	"gemini-3.8-flash", "gemini-level", 1048576, 65536, LLMB_SAMPLING_DEFAULT, "low medium high", "medium", 1, false
 };
 static const LlmbModel embedding_model = {
-	"gemini-embedding-001", "embedding", 2048, 0, LLMB_SAMPLING_UNKNOWN, NULL, NULL, 0
+	"gemini-embedding-001", "embedding", 2048, 0, LLMB_SAMPLING_UNKNOWN, NULL, NULL, 0, false
 };
 
 /*

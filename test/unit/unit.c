@@ -129,15 +129,15 @@ const LlmbModel *
 model_of(const char *name)
 {
 	static const LlmbModel known[] = {
-		{"gpt-4.1-mini", NULL, 1047576, 32768, LLMB_SAMPLING_ANY, "", NULL, 1},
-		{"ft:gpt-4o-mini:us::1", NULL, 128000, 16384, LLMB_SAMPLING_ANY, "", NULL, 1},
-		{"o3-mini", NULL, 200000, 100000, LLMB_SAMPLING_DEFAULT, "low medium high", "medium", 1},
-		{"gpt-5-mini", NULL, 400000, 128000, LLMB_SAMPLING_DEFAULT, "minimal low medium high", "medium", 1},
-		{"gpt-5.1", NULL, 400000, 128000, LLMB_SAMPLING_EFFORT_NONE, "none low medium high", "none", 1},
-		{"gpt-6-luna", NULL, 1050000, 128000, LLMB_SAMPLING_EFFORT_NONE, "none low medium high xhigh max", "medium", 1},
-		{"gpt-6.2-sol", NULL, 1050000, 128000, LLMB_SAMPLING_DEFAULT, "low medium high xhigh", NULL, 1},
-		{"llama-3.1-8b", NULL, 131072, 8192, LLMB_SAMPLING_UNKNOWN, NULL, NULL, 0},
-		{"text-embedding-3-small", "embedding", 8192, 0, LLMB_SAMPLING_UNKNOWN, NULL, NULL, -1},
+		{"gpt-4.1-mini", NULL, 1047576, 32768, LLMB_SAMPLING_ANY, "", NULL, 1, false},
+		{"ft:gpt-4o-mini:us::1", NULL, 128000, 16384, LLMB_SAMPLING_ANY, "", NULL, 1, false},
+		{"o3-mini", NULL, 200000, 100000, LLMB_SAMPLING_DEFAULT, "low medium high", "medium", 1, false},
+		{"gpt-5-mini", NULL, 400000, 128000, LLMB_SAMPLING_DEFAULT, "minimal low medium high", "medium", 1, false},
+		{"gpt-5.1", NULL, 400000, 128000, LLMB_SAMPLING_EFFORT_NONE, "none low medium high", "none", 1, false},
+		{"gpt-6-luna", NULL, 1050000, 128000, LLMB_SAMPLING_EFFORT_NONE, "none low medium high xhigh max", "medium", 1, false},
+		{"gpt-6.2-sol", NULL, 1050000, 128000, LLMB_SAMPLING_DEFAULT, "low medium high xhigh", NULL, 1, false},
+		{"llama-3.1-8b", NULL, 131072, 8192, LLMB_SAMPLING_UNKNOWN, NULL, NULL, 0, false},
+		{"text-embedding-3-small", "embedding", 8192, 0, LLMB_SAMPLING_UNKNOWN, NULL, NULL, -1, false},
 	};
 	LlmbModel  *model;
 	int			i;
