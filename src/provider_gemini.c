@@ -45,7 +45,7 @@
 
 /*
  * No count of requests is documented.  Mixed up answers are reported of jobs
- * above 10,000 (python-genai, issue 1909), and a batch that expires delivers
+ * above 10,000 (googleapis/python-genai#1909), and a batch that expires delivers
  * nothing, so that one should not be everything.
  */
 #define MAX_BATCH_REQUESTS	10000
@@ -912,7 +912,7 @@ error_of(const LlmbJson *body)
 /*
  * "You do not have permission to access the File x or it may not exist.",
  * 403, is how a file that was deleted or has expired is answered (seen since
- * 2024: python-genai, issue 1218).
+ * 2024: googleapis/python-genai#1218).
  */
 static bool
 may_not_exist(const ErrorWords *words)
@@ -944,7 +944,7 @@ shown_code(const ErrorWords *words)
 
 /*
  * 429.  A create is refused so when too many tokens are enqueued or too many
- * batches run, and without a word on which (python-genai, issue 1901).
+ * batches run, and without a word on which (googleapis/python-genai#1901).
  */
 static LlmbFault
 judge_exhausted(LlmbVerb verb, const ErrorWords *words)
