@@ -94,6 +94,11 @@ extern void llmb_flight_finalize(LlmbFlight *flight);
 extern void llmb_flight_cancel_unsent(LlmbFlight *flight);
 /* Starts a call about the batch; false when the provider has no such call. */
 extern bool llmb_flight_call(LlmbFlight *flight, const LlmbGround *ground, LlmbVerb verb);
+/*
+ * Forecasts are means; a batch of dear items must not pass the budget.  Sums
+ * of 20 answers of natural length stray by some 5 % from 20 times their mean.
+ */
+#define LLMB_BUDGET_MARGIN	1.25
 /* Why a job with max_cost is paused, in words. */
 extern char *llmb_budget_reason(const LlmbJob *job);
 /* What a provider is told of the batch. */

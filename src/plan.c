@@ -29,12 +29,6 @@
 #define REALTIME_ITEMS	2000
 #define REALTIME_BYTES	(INT64CONST(64) * 1024 * 1024)
 
-/*
- * Forecasts are means; a batch of dear items must not pass the budget.  Sums
- * of 20 answers of natural length stray by some 5 % from 20 times their mean.
- */
-#define BUDGET_MARGIN	1.25
-
 /* Why a batch ended where it did. */
 typedef enum Full
 {
@@ -217,8 +211,8 @@ set_rates(Planning *planning)
 	llmb_forecast(planning->server, planning->model, 0, (int) many, output_cap(planning->def), &items);
 	planning->tokens_per_byte = bytes.input_tokens / (double) many;
 	planning->tokens_per_item = items.input_tokens / (double) many;
-	planning->cost_per_byte = BUDGET_MARGIN * forecast_cost(planning, &bytes) / many;
-	planning->cost_per_item = BUDGET_MARGIN * forecast_cost(planning, &items) / many;
+	planning->cost_per_byte = LLMB_BUDGET_MARGIN * forecast_cost(planning, &bytes) / many;
+	planning->cost_per_item = LLMB_BUDGET_MARGIN * forecast_cost(planning, &items) / many;
 }
 
 /* Tokens that batches of this key and model have in the provider's queue. */
@@ -243,7 +237,7 @@ set_limits(Planning *planning)
 		planning->max_bytes = Min(planning->max_bytes, llmb_learned_batch_bytes(job->server));
 	set_rates(planning);
 	set_queue_room(planning);
-	planning->cost_left = job->max_cost < 0 ? -1 : Max(0, job->max_cost - job->cost - job->flying_cost);
+	planning->cost_left = job->max_cost < 0 ? -1 : Max(0, job->max_cost - job->cost - LLMB_BUDGET_MARGIN * job->flying_cost);
 }
 
 /* What the batch as it stands is expected to take. */

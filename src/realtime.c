@@ -384,7 +384,7 @@ affordable(const LlmbRealtime *realtime, const LlmbJob *job)
 {
 	const LlmbBatchRow *row = realtime->flight->row;
 	double		forecast = row->forecast_cost ? strtod(row->forecast_cost, NULL) : 0;
-	double		others = Max(job->flying_cost - forecast, 0);	/* batches of the job */
+	double		others = LLMB_BUDGET_MARGIN * Max(job->flying_cost - forecast, 0);	/* batches of the job */
 	double		each = forecast / Max(row->item_count, 1);
 
 	/* what answers have cost is nearer to the truth than any forecast */
