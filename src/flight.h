@@ -16,6 +16,9 @@
 #include "spool.h"
 #include "store.h"
 
+/* How far clocks may be apart when listings are read back to an intent, seconds. */
+#define LLMB_CLOCK_SKEW_S	300
+
 typedef struct LlmbFlight
 {
 	LlmbParty	party;			/* must be first */

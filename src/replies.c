@@ -21,8 +21,6 @@
 #include "turn.h"
 #include "verify.h"
 
-/* How far clocks may be apart when listings are read back to an intent. */
-#define CLOCK_SKEW_S	300
 /* A request file that is gone is uploaded again so often. */
 #define MAX_UPLOADS		3
 
@@ -261,7 +259,7 @@ static const LlmbRemoteBatch *
 find_listed(const LlmbFlight *flight, const LlmbReply *reply, bool *past)
 {
 	char	   *label = psprintf("%s_%d", flight->row->token, flight->row->creates);
-	int64		oldest = llmb_epoch_ms(flight->row->intent_at) / 1000 - CLOCK_SKEW_S;
+	int64		oldest = llmb_epoch_ms(flight->row->intent_at) / 1000 - LLMB_CLOCK_SKEW_S;
 
 	for (int i = 0; i < reply->listed_count; i++)
 	{

@@ -20,9 +20,6 @@
 #include "turn.h"
 #include "verify.h"
 
-/* How far clocks may be apart when listings are read back to an intent. */
-#define CLOCK_SKEW_S	300
-
 static bool
 is_stranger(const LlmbFlight *flight, const char *id)
 {
@@ -57,7 +54,7 @@ is_candidate(const LlmbFlight *flight, const LlmbRemoteBatch *listed, int64 olde
 bool
 llmb_verify_page(LlmbFlight *flight, const LlmbReply *reply, const LlmbGround *ground)
 {
-	int64		oldest = llmb_epoch_ms(flight->row->intent_at) / 1000 - CLOCK_SKEW_S;
+	int64		oldest = llmb_epoch_ms(flight->row->intent_at) / 1000 - LLMB_CLOCK_SKEW_S;
 	bool		past = false;
 
 	if (flight->cursor == NULL)
