@@ -4,19 +4,26 @@ MODULE_big = llm_batch
 OBJS = \
 	src/answer.o \
 	src/batch.o \
+	src/breaker.o \
 	src/bulk.o \
+	src/cadence.o \
 	src/call.o \
 	src/control.o \
+	src/crash.o \
 	src/estimate.o \
+	src/failover.o \
 	src/fleet.o \
 	src/flight.o \
 	src/guc.o \
+	src/health.o \
 	src/http.o \
 	src/json.o \
 	src/lane.o \
 	src/launcher.o \
+	src/leftover.o \
 	src/lifecycle.o \
 	src/llm_batch.o \
+	src/log.o \
 	src/look.o \
 	src/mock_answer.o \
 	src/model.o \
@@ -44,11 +51,14 @@ OBJS = \
 	src/sql.o \
 	src/steps.o \
 	src/store_batch.o \
+	src/store_home.o \
 	src/store_job.o \
 	src/store_model.o \
 	src/store_result.o \
+	src/store_turnaround.o \
 	src/submit.o \
 	src/template.o \
+	src/token.o \
 	src/turn.o \
 	src/verify.o \
 	src/worker.o \

@@ -3,17 +3,27 @@
 -- complain if script is sourced in psql, rather than via CREATE EXTENSION
 \echo Use "CREATE EXTENSION llm_batch" to load this file. \quit
 
--- A schema of that name that somebody else made may hold planted objects.
+-- A schema of that name that was there before may hold planted objects.
 DO $$
+DECLARE
+	schema oid := (SELECT n.oid FROM pg_catalog.pg_namespace n
+				   JOIN pg_catalog.pg_roles r ON r.oid OPERATOR(pg_catalog.=) n.nspowner
+				   WHERE n.nspname OPERATOR(pg_catalog.=) 'llm_batch' AND r.rolsuper);
 BEGIN
-	IF NOT EXISTS (SELECT FROM pg_catalog.pg_namespace
-				   WHERE nspname OPERATOR(pg_catalog.=) 'llm_batch'
-				   AND nspowner OPERATOR(pg_catalog.=)
-					   (SELECT oid FROM pg_catalog.pg_roles WHERE rolname OPERATOR(pg_catalog.=) current_user))
-	THEN
+	IF schema IS NULL THEN
 		RAISE EXCEPTION USING
 			ERRCODE = 'duplicate_schema',
 			MESSAGE = 'schema "llm_batch" belongs to another role',
+			HINT = 'Drop or rename that schema, then create the extension again.';
+	END IF;
+	IF EXISTS (SELECT FROM pg_catalog.pg_depend
+			   WHERE refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_namespace'::pg_catalog.regclass
+			   AND refobjid OPERATOR(pg_catalog.=) schema
+			   AND classid OPERATOR(pg_catalog.<>) 'pg_catalog.pg_extension'::pg_catalog.regclass)
+	THEN
+		RAISE EXCEPTION USING
+			ERRCODE = 'duplicate_schema',
+			MESSAGE = 'schema "llm_batch" is not empty',
 			HINT = 'Drop or rename that schema, then create the extension again.';
 	END IF;
 END $$;
@@ -62,6 +72,7 @@ CREATE TABLE llm_batch.job (
 										 'succeeded', 'partial', 'failed', 'cancelled')),
 	reason text,
 	rest_code text,
+	awaits_mend boolean NOT NULL DEFAULT false,
 	priority int NOT NULL,
 	total int NOT NULL DEFAULT 0,
 	queued int NOT NULL DEFAULT 0,
@@ -93,6 +104,8 @@ CREATE INDEX job_active ON llm_batch.job (id)
 	WHERE state IN ('waiting', 'running', 'paused', 'cancelling');
 COMMENT ON TABLE llm_batch.job IS 'one call of submit: state and counters; only the worker changes them';
 COMMENT ON COLUMN llm_batch.job.planned_to IS 'highest ordinal that was ever given to a batch';
+COMMENT ON COLUMN llm_batch.job.awaits_mend IS
+'paused for what is mended elsewhere (key, quota, server, privilege): looked at again by itself';
 COMMENT ON COLUMN llm_batch.job.rest_code IS 'what became of items that were never sent, once the job gave them up';
 
 CREATE TABLE llm_batch.job_def (
@@ -105,7 +118,8 @@ CREATE TABLE llm_batch.job_def (
 	system text,
 	params jsonb NOT NULL,
 	schema json,
-	time_zone text NOT NULL
+	time_zone text NOT NULL,
+	targets_hash bigint NOT NULL	-- of what the target columns could take at submit
 );
 COMMENT ON TABLE llm_batch.job_def IS 'what a job asks: template, source, target; by name, never by oid';
 
@@ -169,11 +183,14 @@ CREATE TABLE llm_batch.batch (
 	remote_output text,
 	remote_errors text,
 	remote_end text,
+	stray_at timestamptz,
+	route text,
 	error_code text,
 	created_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
 	intent_at timestamptz,
 	submitted_at timestamptz,
 	cancelled_at timestamptz,
+	provider_ended_at timestamptz,
 	ended_at timestamptz,
 	finalized_at timestamptz,
 	items int4multirange NOT NULL
@@ -188,7 +205,31 @@ COMMENT ON COLUMN llm_batch.batch.marked IS 'mode realtime: so many of its items
 COMMENT ON COLUMN llm_batch.batch.text_bytes IS 'bytes of its prompts, system prompts included';
 COMMENT ON COLUMN llm_batch.batch.forecast_tokens IS 'input tokens that it is expected to have';
 COMMENT ON COLUMN llm_batch.batch.forecast_cost IS 'USD that it is expected to cost; NULL: the price is not known';
+COMMENT ON COLUMN llm_batch.batch.stray_at IS
+'when an upload of its request file last was not answered: a copy of the file may be at the provider';
+COMMENT ON COLUMN llm_batch.batch.route IS
+'short hash, salted with the token, of address and key with which its create went out: by others nothing is proved absent';
+COMMENT ON COLUMN llm_batch.batch.provider_ended_at IS
+'when the provider ended it, by its own word or halfway between two polls; NULL: not known';
+COMMENT ON COLUMN llm_batch.batch.ended_at IS 'when that was seen';
 COMMENT ON COLUMN llm_batch.batch.remote_end IS 'how the provider ended it: ended, expired, cancelled or failed';
+
+-- Not dumped: what is restored elsewhere leaves the original's files alone.
+CREATE TABLE llm_batch.leftover (
+	job_id bigint NOT NULL,
+	batch_id bigint NOT NULL,
+	server name NOT NULL,
+	owner name NOT NULL,
+	remote_file text,
+	tries int NOT NULL DEFAULT 0,
+	not_before timestamptz NOT NULL,
+	UNIQUE NULLS NOT DISTINCT (batch_id, remote_file)
+);
+CREATE INDEX leftover_due ON llm_batch.leftover (not_before);
+COMMENT ON TABLE llm_batch.leftover IS
+'request files of ours that are still to be deleted at providers; result files are left to the provider''s expiry';
+COMMENT ON COLUMN llm_batch.leftover.remote_file IS
+'the provider''s id; NULL: copies of the batch''s request file are to be looked for by its token';
 
 CREATE TABLE llm_batch.result (
 	job_id bigint NOT NULL,
@@ -272,6 +313,27 @@ CREATE TABLE llm_batch.probe (
 );
 COMMENT ON TABLE llm_batch.probe IS 'calls of check_server and what the worker found';
 
+-- Not dumped: a restored database is at home elsewhere.
+CREATE TABLE llm_batch.home (
+	system_identifier bigint NOT NULL,
+	database_oid bigint NOT NULL,
+	timeline int NOT NULL,
+	since timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+	PRIMARY KEY (system_identifier, database_oid)
+);
+COMMENT ON TABLE llm_batch.home IS
+'where this database began to send: on a later timeline, after a promotion, servers are compared with our tables before anything is sent';
+
+CREATE TABLE llm_batch.compared (
+	server name NOT NULL,
+	owner name NOT NULL,
+	timeline int NOT NULL,
+	at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+	PRIMARY KEY (server, owner)
+);
+COMMENT ON TABLE llm_batch.compared IS
+'since which timeline the batches that a server lists for an owner''s key were compared with our tables; a row that is deleted has it done once more';
+
 -- lz4, where the server has it, is several times as fast as the default
 DO $$
 DECLARE
@@ -296,6 +358,7 @@ ALTER TABLE llm_batch.item ENABLE ROW LEVEL SECURITY;
 ALTER TABLE llm_batch.prompt ENABLE ROW LEVEL SECURITY;
 ALTER TABLE llm_batch.queue ENABLE ROW LEVEL SECURITY;
 ALTER TABLE llm_batch.batch ENABLE ROW LEVEL SECURITY;
+ALTER TABLE llm_batch.leftover ENABLE ROW LEVEL SECURITY;
 ALTER TABLE llm_batch.result ENABLE ROW LEVEL SECURITY;
 ALTER TABLE llm_batch.answer ENABLE ROW LEVEL SECURITY;
 ALTER TABLE llm_batch.unapplied ENABLE ROW LEVEL SECURITY;
@@ -306,7 +369,11 @@ ALTER TABLE llm_batch.probe ENABLE ROW LEVEL SECURITY;
 CREATE POLICY owner ON llm_batch.job FOR SELECT
 	USING (llm_batch.may_see(owner) OR pg_catalog.pg_has_role('pg_monitor', 'USAGE'));
 -- Numbers follow job; text asks for the owner's privileges once more.
+-- EXISTS leaves the planner the choice between one probe for each row and one
+-- look at all jobs, which progress would be charged with for each job.
 CREATE POLICY owner ON llm_batch.batch FOR SELECT
+	USING (EXISTS (SELECT FROM llm_batch.job j WHERE j.id = job_id));
+CREATE POLICY owner ON llm_batch.leftover FOR SELECT
 	USING (job_id IN (SELECT j.id FROM llm_batch.job j));
 CREATE POLICY owner ON llm_batch.result FOR SELECT
 	USING (job_id IN (SELECT j.id FROM llm_batch.job j));
@@ -317,7 +384,7 @@ CREATE POLICY owner ON llm_batch.queue FOR SELECT
 CREATE POLICY owner ON llm_batch.unapplied FOR SELECT
 	USING (job_id IN (SELECT j.id FROM llm_batch.job j));
 CREATE POLICY owner ON llm_batch.command FOR SELECT
-	USING (job_id IN (SELECT j.id FROM llm_batch.job j));
+	USING (EXISTS (SELECT FROM llm_batch.job j WHERE j.id = job_id));
 CREATE POLICY owner ON llm_batch.job_def FOR SELECT
 	USING (job_id IN (SELECT j.id FROM llm_batch.job j WHERE llm_batch.may_see(j.owner)));
 CREATE POLICY owner ON llm_batch.item FOR SELECT
@@ -330,7 +397,7 @@ CREATE POLICY owner ON llm_batch.probe FOR SELECT
 	USING (llm_batch.may_see(role));
 
 GRANT SELECT ON llm_batch.job, llm_batch.job_def, llm_batch.item, llm_batch.prompt, llm_batch.queue,
-	llm_batch.batch, llm_batch.result, llm_batch.answer, llm_batch.unapplied, llm_batch.event,
+	llm_batch.batch, llm_batch.leftover, llm_batch.result, llm_batch.answer, llm_batch.unapplied, llm_batch.event,
 	llm_batch.command, llm_batch.probe TO PUBLIC;
 
 COMMENT ON SEQUENCE llm_batch.job_id_seq IS 'ids of jobs';
@@ -610,6 +677,8 @@ CREATE TABLE llm_batch.calibration (
 	output_tokens bigint NOT NULL DEFAULT 0,
 	max_enqueued_tokens bigint,
 	enqueued_at timestamptz,
+	max_batch_bytes bigint,
+	bytes_at timestamptz,
 	PRIMARY KEY (server, model)
 );
 COMMENT ON TABLE llm_batch.calibration IS
@@ -621,11 +690,43 @@ COMMENT ON COLUMN llm_batch.calibration.output_tokens IS 'output tokens of these
 COMMENT ON COLUMN llm_batch.calibration.max_enqueued_tokens IS
 'the provider''s limit of tokens in waiting batches, as a refusal has taught it; counts for a day';
 COMMENT ON COLUMN llm_batch.calibration.enqueued_at IS 'when that was';
+COMMENT ON COLUMN llm_batch.calibration.max_batch_bytes IS
+'the longest request file that the provider has not refused, as a refusal has taught it; counts for 30 days';
+COMMENT ON COLUMN llm_batch.calibration.bytes_at IS 'when that was';
 ALTER TABLE llm_batch.calibration ENABLE ROW LEVEL SECURITY;
 CREATE POLICY monitor ON llm_batch.calibration FOR SELECT
 	USING (pg_catalog.pg_has_role('pg_monitor', 'USAGE'));
 GRANT SELECT ON llm_batch.calibration TO PUBLIC;
 SELECT pg_catalog.pg_extension_config_dump('llm_batch.calibration', '');
+
+CREATE TABLE llm_batch.turnaround (
+	server name NOT NULL,
+	model text NOT NULL,
+	items_from int NOT NULL,
+	batches bigint NOT NULL,
+	seconds real[] NOT NULL,
+	landing real[] NOT NULL,
+	learned_at timestamptz NOT NULL,
+	PRIMARY KEY (server, model, items_from)
+);
+COMMENT ON TABLE llm_batch.turnaround IS
+'what the last batches took: polls and the time left go by it. A row that is deleted is learned anew';
+COMMENT ON COLUMN llm_batch.turnaround.items_from IS
+'class of size, a power of four: batches of so many requests and less than four times as many';
+COMMENT ON COLUMN llm_batch.turnaround.batches IS 'how many have ended so far';
+COMMENT ON COLUMN llm_batch.turnaround.seconds IS
+'of the last 32, the newest first: from submission to the end at the provider';
+COMMENT ON COLUMN llm_batch.turnaround.landing IS
+'of the same: from the end at the provider until every answer was stored and written back';
+COMMENT ON COLUMN llm_batch.turnaround.learned_at IS 'when the newest was added';
+ALTER TABLE llm_batch.turnaround ENABLE ROW LEVEL SECURITY;
+-- whoever may use a server may know how fast it is
+CREATE POLICY user_of_server ON llm_batch.turnaround FOR SELECT
+	USING (pg_catalog.pg_has_role('pg_monitor', 'USAGE') OR EXISTS (
+		SELECT FROM pg_catalog.pg_foreign_server s
+		WHERE s.srvname = server AND pg_catalog.has_server_privilege(s.oid, 'USAGE')));
+GRANT SELECT ON llm_batch.turnaround TO PUBLIC;
+SELECT pg_catalog.pg_extension_config_dump('llm_batch.turnaround', '');
 
 -- One row for each day, job and mode, so that it outlives the job's results.
 CREATE TABLE llm_batch.spending (
@@ -661,6 +762,25 @@ CREATE POLICY owner ON llm_batch.spending FOR SELECT
 	USING (llm_batch.may_see(owner) OR pg_catalog.pg_has_role('pg_monitor', 'USAGE'));
 GRANT SELECT ON llm_batch.spending TO PUBLIC;
 SELECT pg_catalog.pg_extension_config_dump('llm_batch.spending', '');
+
+-- What only grows, also when jobs are forgotten.
+CREATE TABLE llm_batch.tally (
+	owner name NOT NULL,
+	server name NOT NULL,
+	model text NOT NULL,
+	what text NOT NULL CHECK (what IN ('items', 'jobs', 'errors', 'uncertain')),
+	label text NOT NULL,
+	value bigint NOT NULL,
+	PRIMARY KEY (owner, server, model, what, label)
+) WITH (fillfactor = 50);
+COMMENT ON TABLE llm_batch.tally IS
+'counters that never fall: ends of items and jobs by state, failed attempts by code; under the view metrics';
+
+ALTER TABLE llm_batch.tally ENABLE ROW LEVEL SECURITY;
+CREATE POLICY owner ON llm_batch.tally FOR SELECT
+	USING (llm_batch.may_see(owner) OR pg_catalog.pg_has_role('pg_monitor', 'USAGE'));
+GRANT SELECT ON llm_batch.tally TO PUBLIC;
+SELECT pg_catalog.pg_extension_config_dump('llm_batch.tally', '');
 
 CREATE VIEW llm_batch.costs WITH (security_invoker, security_barrier) AS
 SELECT day, owner, server, model, labels,
@@ -866,9 +986,26 @@ SELECT w.pid, pg_catalog.current_database() AS database, w.state, w.since, w.pre
 		THEN 'llm_batch.enabled is off'
 		WHEN w.pid IS NULL
 		THEN 'no worker since ' || pg_catalog.date_trunc('second', w.since)
-	END AS message
+	END AS message,
+	(SELECT a.backend_start FROM pg_catalog.pg_stat_get_activity(COALESCE(w.pid, 0)) a) AS started_at,
+	-- who may not see it may not see when it started, either
+	(SELECT a.query FROM pg_catalog.pg_stat_get_activity(COALESCE(w.pid, 0)) a WHERE a.backend_start IS NOT NULL) AS doing
 FROM llm_batch.worker_status() w;
 COMMENT ON VIEW llm_batch.workers IS 'the background worker of this database';
+
+CREATE FUNCTION llm_batch.server_health(OUT server name, OUT breaker text, OUT since timestamptz, OUT retry_at timestamptz,
+	OUT failures int, OUT in_flight int, OUT calls bigint, OUT errors bigint, OUT calls_per_minute float8,
+	OUT error_rate float8, OUT last_error text)
+RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'llmb_server_health' LANGUAGE C VOLATILE ROWS 10;
+COMMENT ON FUNCTION llm_batch.server_health() IS
+'servers that this database''s worker has called since it started, and whether they answer; nothing without shared_preload_libraries';
+
+CREATE FUNCTION llm_batch.time_left(server name, model text, items int, done int, submitted_at timestamptz)
+RETURNS interval
+AS 'MODULE_PATHNAME', 'llmb_time_left' LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION llm_batch.time_left(name, text, int, int, timestamptz) IS
+'how long a batch is likely to run on, by earlier batches of the server and by how many of its items are done; NULL: nothing tells';
 
 -- What is asked of a job and not yet done shows at once.
 CREATE VIEW llm_batch.progress WITH (security_invoker, security_barrier) AS
@@ -877,18 +1014,14 @@ SELECT j.id AS job_id, j.task, j.owner, j.server, j.model, j.mode,
 	CASE
 		WHEN s.state OPERATOR(pg_catalog.<>) j.state THEN NULL
 		WHEN j.reason IS NOT NULL THEN j.reason
-		WHEN j.state IN ('waiting', 'running', 'cancelling') THEN w.message
+		WHEN j.state IN ('waiting', 'running', 'cancelling') THEN COALESCE(w.message, h.message)
 	END AS reason,
 	j.total, j.queued, j.in_flight, j.succeeded, j.failed, j.cancelled, j.unapplied, j.uncertain,
 	p.percent,
 	'[' || pg_catalog.repeat('#', (p.percent / 5)::int) || pg_catalog.repeat('.', 20 - (p.percent / 5)::int) || ']' AS bar,
 	pg_catalog.date_trunc('second', e.finish - j.created_at) AS elapsed,
-	CASE WHEN j.finished_at IS NULL AND d.done > 0
-		THEN pg_catalog.date_trunc('second', (e.finish - j.started_at) * ((j.total - d.done) / d.done::float8))
-	END AS eta,
-	CASE WHEN j.finished_at IS NULL AND d.done > 0
-		THEN pg_catalog.date_trunc('second', e.finish + (e.finish - j.started_at) * ((j.total - d.done) / d.done::float8))
-	END AS eta_at,
+	pg_catalog.date_trunc('second', t.eta) AS eta,
+	pg_catalog.date_trunc('second', e.finish + t.eta) AS eta_at,
 	j.cost, j.saved, j.cost_unknown, j.labels, j.created_at, j.finished_at
 FROM llm_batch.job j
 CROSS JOIN LATERAL (
@@ -901,8 +1034,15 @@ CROSS JOIN LATERAL (
 	FROM (SELECT pg_catalog.array_agg(verb ORDER BY id) AS verbs FROM llm_batch.command c WHERE c.job_id = j.id) c
 ) s
 CROSS JOIN LATERAL (
-	SELECT COALESCE(pg_catalog.sum(b.item_count - LEAST(b.done, b.item_count)), 0) AS open
+	SELECT COALESCE(pg_catalog.sum(b.item_count - LEAST(b.done, b.item_count)), 0) AS open,
+		pg_catalog.count(*) FILTER (WHERE b.mode = 'batch') AS batches,
+		pg_catalog.max(l.time_left) AS time_left, pg_catalog.bool_and(l.time_left IS NOT NULL) AS told
 	FROM llm_batch.batch b
+	CROSS JOIN LATERAL (
+		SELECT CASE WHEN b.mode = 'batch'
+			THEN llm_batch.time_left(j.server, j.model, b.item_count, b.done + b.failed, b.submitted_at)
+		END AS time_left
+	) l
 	WHERE b.job_id = j.id
 	AND b.state IN ('planned', 'uploading', 'submitting', 'verifying', 'in_progress', 'cancelling')
 ) f
@@ -916,9 +1056,31 @@ CROSS JOIN LATERAL (
 		ELSE LEAST(pg_catalog.round(100.0 * d.done / j.total, 1), 99.9) END AS percent
 ) p
 CROSS JOIN LATERAL (SELECT COALESCE(j.finished_at, pg_catalog.clock_timestamp()) AS finish) e
-LEFT JOIN llm_batch.workers w ON w.pid IS NULL;
+-- what waits goes after what flies, in as many rounds as it takes
+CROSS JOIN LATERAL (
+	SELECT CASE WHEN j.queued > 0 AND (f.batches > 0 OR j.mode = 'batch') AND j.finished_at IS NULL
+		THEN llm_batch.time_left(j.server, j.model, CASE WHEN f.batches > 0 THEN LEAST(j.queued, j.in_flight) ELSE j.queued END, 0, NULL)
+			* CASE WHEN j.in_flight > 0 THEN pg_catalog.ceil(j.queued / j.in_flight::float8) ELSE 1 END
+	END AS time
+) q
+CROSS JOIN LATERAL (
+	SELECT CASE
+		WHEN j.finished_at IS NOT NULL OR s.state = 'paused' AND j.queued > 0 THEN NULL
+		WHEN f.told AND j.queued = 0 THEN f.time_left
+		WHEN f.told OR f.told IS NULL AND j.in_flight = 0 AND q.time IS NOT NULL
+		THEN COALESCE(f.time_left, '0') + q.time
+		WHEN d.done > 0 THEN (e.finish - j.started_at) * ((j.total - d.done) / d.done::float8)
+	END AS eta
+) t
+LEFT JOIN llm_batch.workers w ON w.pid IS NULL
+LEFT JOIN (
+	SELECT h.server, pg_catalog.format('server "%s" does not answer (%s); calls in a row that failed: %s; %s', h.server, h.last_error, h.failures,
+		CASE h.breaker WHEN 'open' THEN 'next try at ' || pg_catalog.date_trunc('second', h.retry_at) ELSE 'one is out to see' END) AS message
+	FROM llm_batch.server_health() h
+	WHERE h.breaker <> 'closed'
+) h ON h.server = j.server;
 COMMENT ON VIEW llm_batch.progress IS
-'one line per job: state, counts, bar, time left (from the providers'' counts and the rate so far), cost in USD';
+'one line per job: state, counts, bar, time left (from what earlier batches took and the providers'' counts), cost in USD';
 
 CREATE VIEW llm_batch.attempts WITH (security_invoker, security_barrier) AS
 SELECT r.job_id, r.job_id * 100000000 + r.ordinal AS item_id, r.ordinal, i.key, r.attempt, r.batch_id,
@@ -973,7 +1135,7 @@ CREATE VIEW llm_batch.batches WITH (security_invoker, security_barrier) AS
 SELECT b.id AS batch_id, b.job_id, j.owner, b.server, j.model, b.mode, b.attempt, b.state, b.reason,
 	b.item_count AS items, b.done, b.failed, b.file_bytes AS bytes, b.tries,
 	b.remote_id, b.remote_end, b.error_code,
-	b.created_at, b.submitted_at, b.cancelled_at, b.ended_at, b.finalized_at
+	b.created_at, b.submitted_at, b.cancelled_at, b.provider_ended_at, b.ended_at, b.finalized_at
 FROM llm_batch.batch b
 JOIN llm_batch.job j ON j.id = b.job_id;
 COMMENT ON VIEW llm_batch.batches IS 'one line per batch at a provider, and per set of items sent in real time';
@@ -987,3 +1149,251 @@ COMMENT ON VIEW llm_batch.events IS 'the history of jobs and batches';
 
 GRANT SELECT ON llm_batch.workers, llm_batch.progress, llm_batch.attempts, llm_batch.results,
 	llm_batch.batches, llm_batch.events TO PUBLIC;
+
+----------------------------------------------------------------------------
+-- For operators
+----------------------------------------------------------------------------
+
+-- Bounded whatever the history: servers, jobs and batches that have not ended
+-- (by their partial indexes), the last 500 batches, and one row of turnaround
+-- for each server, model and size.
+CREATE VIEW llm_batch.health WITH (security_invoker, security_barrier) AS
+SELECT s.srvname AS server,
+	COALESCE((SELECT o.option_value::boolean FROM pg_catalog.pg_options_to_table(s.srvoptions) o WHERE o.option_name = 'enabled'), true) AS enabled,
+	COALESCE(h.breaker, CASE WHEN w.preloaded THEN 'closed' END) AS breaker,
+	h.since, h.retry_at,
+	COALESCE(h.failures, CASE WHEN w.preloaded THEN 0 END) AS failures,
+	COALESCE(h.in_flight, CASE WHEN w.preloaded THEN 0 END) AS in_flight,
+	COALESCE(h.calls_per_minute, CASE WHEN w.preloaded THEN 0 END) AS calls_per_minute,
+	h.error_rate, h.last_error,
+	pg_catalog.make_interval(secs => t.p50) AS turnaround_p50,
+	pg_catalog.make_interval(secs => t.p95) AS turnaround_p95,
+	pg_catalog.make_interval(secs => l.p50) AS landing_p50,
+	COALESCE(j.active, 0) AS active_jobs,
+	COALESCE(b.active, 0) AS active_batches,
+	COALESCE(b.verifying, 0) AS verifying,
+	COALESCE(j.queued, 0) AS queued,
+	COALESCE(j.uncertain, 0) AS uncertain,
+	r.last_success
+FROM pg_catalog.pg_foreign_server s
+JOIN pg_catalog.pg_foreign_data_wrapper f ON f.oid = s.srvfdw AND f.fdwname = 'llm_batch'
+CROSS JOIN llm_batch.worker_status() w
+LEFT JOIN llm_batch.server_health() h ON h.server = s.srvname
+LEFT JOIN (
+	SELECT j.server, pg_catalog.count(*) AS active, pg_catalog.sum(j.queued) AS queued, pg_catalog.sum(j.uncertain) AS uncertain
+	FROM llm_batch.job j
+	WHERE j.state IN ('waiting', 'running', 'paused', 'cancelling')
+	GROUP BY j.server
+) j ON j.server = s.srvname
+LEFT JOIN (
+	SELECT b.server, pg_catalog.count(*) AS active, pg_catalog.count(*) FILTER (WHERE b.state = 'verifying') AS verifying
+	FROM llm_batch.batch b
+	WHERE b.state NOT IN ('finalized', 'failed', 'cancelled')
+	GROUP BY b.server
+) b ON b.server = s.srvname
+LEFT JOIN (
+	SELECT b.server, pg_catalog.max(b.finalized_at) FILTER (WHERE b.state = 'finalized') AS last_success
+	FROM (SELECT c.server, c.state, c.finalized_at FROM llm_batch.batch c ORDER BY c.id DESC LIMIT 500) b
+	GROUP BY b.server
+) r ON r.server = s.srvname
+CROSS JOIN LATERAL (
+	SELECT pg_catalog.percentile_cont(0.5) WITHIN GROUP (ORDER BY v) AS p50,
+		pg_catalog.percentile_cont(0.95) WITHIN GROUP (ORDER BY v) AS p95
+	FROM llm_batch.turnaround u CROSS JOIN LATERAL pg_catalog.unnest(u.seconds) v
+	WHERE u.server = s.srvname
+) t
+CROSS JOIN LATERAL (
+	SELECT pg_catalog.percentile_cont(0.5) WITHIN GROUP (ORDER BY v) AS p50
+	FROM llm_batch.turnaround u CROSS JOIN LATERAL pg_catalog.unnest(u.landing) v
+	WHERE u.server = s.srvname
+) l
+WHERE pg_catalog.has_server_privilege(s.oid, 'USAGE') OR pg_catalog.pg_has_role('pg_monitor', 'USAGE');
+COMMENT ON VIEW llm_batch.health IS
+'one line per server that the current user may use: does it answer, how fast, and what waits for it; NULL: not known (without shared_preload_libraries, or nothing has happened yet)';
+
+CREATE VIEW llm_batch.metric_help (name, type, labels, help) AS
+VALUES
+	('llm_batch_worker_up', 'gauge', '', '1 while this database has a worker; without work it has none'),
+	('llm_batch_enabled', 'gauge', '', 'setting llm_batch.enabled: 0 stops everything'),
+	('llm_batch_server_enabled', 'gauge', 'server', 'option enabled of the server'),
+	('llm_batch_breaker_open', 'gauge', 'server', '1 while the server does not answer and is only called now and then'),
+	('llm_batch_breaker_failures', 'gauge', 'server', 'calls in a row that failed by the server''s fault'),
+	('llm_batch_calls_in_flight', 'gauge', 'server', 'calls to the provider that are out'),
+	('llm_batch_calls_total', 'counter', 'server', 'calls to the provider since the worker started'),
+	('llm_batch_call_errors_total', 'counter', 'server', 'of these: ended by the server''s fault, or it could not be reached'),
+	('llm_batch_jobs', 'gauge', 'server, state', 'jobs that have not ended: waiting, running, paused, cancelling'),
+	('llm_batch_jobs_total', 'counter', 'server, state', 'ends of jobs: succeeded, partial, failed, cancelled'),
+	('llm_batch_queue_items', 'gauge', 'server', 'items that wait to be sent'),
+	('llm_batch_in_flight_items', 'gauge', 'server', 'items in batches or calls that are out, or being stored'),
+	('llm_batch_unapplied_items', 'gauge', 'server', 'answers that wait for their locked source rows'),
+	('llm_batch_oldest_queued_seconds', 'gauge', 'server', 'age of the oldest job, not paused, that has items to send'),
+	('llm_batch_items_total', 'counter', 'server, model, state', 'ends of items: succeeded, failed, cancelled; who is retried ends twice'),
+	('llm_batch_errors_total', 'counter', 'server, model, code', 'attempts that failed, by error code'),
+	('llm_batch_uncertain_total', 'counter', 'server, model', 'attempts whose answer will not come: perhaps paid without one, or twice'),
+	('llm_batch_attempts_total', 'counter', 'server, model, mode', 'attempts that brought something, by mode: batch, realtime'),
+	('llm_batch_tokens_total', 'counter', 'server, model, class', 'tokens by class, each in one: input, cached, cache_write, output, reasoning'),
+	('llm_batch_cost_usd_total', 'counter', 'server, model, mode', 'USD paid, as far as it is known'),
+	('llm_batch_real_time_cost_usd_total', 'counter', 'server, model, mode', 'USD that one-by-one real time would have cost, nothing cached'),
+	('llm_batch_saved_usd', 'gauge', 'server, model, mode', 'the difference of these two; it falls when writing to a cache costs more than reading brings'),
+	('llm_batch_cost_unknown_total', 'counter', 'server, model, mode', 'attempts that may have cost something, and are in no sum of money'),
+	('llm_batch_batches', 'gauge', 'server, state', 'batches that are not over, by state'),
+	('llm_batch_turnaround_seconds', 'gauge', 'server, quantile', 'of the batches of late: from submission to the provider''s end'),
+	('llm_batch_landing_seconds', 'gauge', 'server, quantile', 'of the batches of late: from the provider''s end to the answers in the table'),
+	('llm_batch_last_success_timestamp_seconds', 'gauge', 'server', 'when a batch, or a set of real-time calls, last ended as it should');
+COMMENT ON VIEW llm_batch.metric_help IS 'the metrics of the view metrics: type, labels and what they mean';
+
+CREATE VIEW llm_batch.metrics WITH (security_invoker, security_barrier) AS
+WITH health AS MATERIALIZED (SELECT * FROM llm_batch.health),
+job AS MATERIALIZED (
+	SELECT j.server, j.state, pg_catalog.count(*) AS jobs, pg_catalog.sum(j.queued) AS queued,
+		pg_catalog.sum(j.in_flight) AS in_flight, pg_catalog.sum(j.unapplied) AS unapplied,
+		pg_catalog.min(j.created_at) FILTER (WHERE j.queued > 0 AND j.state IN ('waiting', 'running')) AS oldest
+	FROM llm_batch.job j
+	WHERE j.state IN ('waiting', 'running', 'paused', 'cancelling')
+	GROUP BY j.server, j.state
+),
+job_server AS MATERIALIZED (
+	SELECT h.server, COALESCE(pg_catalog.sum(j.queued), 0) AS queued, COALESCE(pg_catalog.sum(j.in_flight), 0) AS in_flight,
+		COALESCE(pg_catalog.sum(j.unapplied), 0) AS unapplied, pg_catalog.min(j.oldest) AS oldest
+	FROM health h LEFT JOIN job j ON j.server = h.server
+	GROUP BY h.server
+),
+tally AS MATERIALIZED (
+	SELECT t.server, t.model, t.what, t.label, pg_catalog.sum(t.value) AS value
+	FROM llm_batch.tally t
+	GROUP BY t.server, t.model, t.what, t.label
+),
+spent AS MATERIALIZED (
+	SELECT pg_catalog.jsonb_build_object('server', s.server, 'model', s.model) AS who, s.mode,
+		pg_catalog.sum(s.attempts) AS attempts, pg_catalog.sum(s.input_tokens) AS input, pg_catalog.sum(s.cached_tokens) AS cached,
+		pg_catalog.sum(s.cache_write_tokens) AS written, pg_catalog.sum(s.output_tokens) AS output,
+		pg_catalog.sum(s.reasoning_tokens) AS reasoning, pg_catalog.sum(s.cost) AS cost,
+		pg_catalog.sum(s.real_time_cost) AS real_time, pg_catalog.sum(s.real_time_cost - s.cost) AS saved,
+		pg_catalog.sum(s.cost_unknown) AS cost_unknown
+	FROM llm_batch.spending s
+	GROUP BY s.server, s.model, s.mode
+)
+SELECT m.name, m.labels, m.value
+FROM (
+	SELECT 'llm_batch_worker_up' AS name, '{}'::jsonb AS labels, CASE WHEN w.pid IS NULL THEN 0 ELSE 1 END::numeric AS value
+	FROM llm_batch.worker_status() w
+	UNION ALL
+	SELECT 'llm_batch_enabled', '{}', pg_catalog.current_setting('llm_batch.enabled')::boolean::int
+	UNION ALL
+	SELECT v.name, pg_catalog.jsonb_build_object('server', h.server), v.value
+	FROM health h
+	LEFT JOIN llm_batch.server_health() c ON c.server = h.server
+	CROSS JOIN LATERAL (VALUES
+		('llm_batch_server_enabled', h.enabled::int::numeric),
+		('llm_batch_breaker_open', (h.breaker <> 'closed')::int),
+		('llm_batch_breaker_failures', h.failures),
+		('llm_batch_calls_in_flight', h.in_flight),
+		('llm_batch_calls_total', c.calls),
+		('llm_batch_call_errors_total', c.errors),
+		('llm_batch_last_success_timestamp_seconds', pg_catalog.extract('epoch', h.last_success))) v(name, value)
+	UNION ALL
+	SELECT v.name, pg_catalog.jsonb_build_object('server', j.server), v.value
+	FROM job_server j
+	CROSS JOIN LATERAL (VALUES
+		('llm_batch_queue_items', j.queued),
+		('llm_batch_in_flight_items', j.in_flight),
+		('llm_batch_unapplied_items', j.unapplied),
+		('llm_batch_oldest_queued_seconds', COALESCE(pg_catalog.extract('epoch', pg_catalog.clock_timestamp() - j.oldest), 0))) v(name, value)
+	UNION ALL
+	SELECT v.name, pg_catalog.jsonb_build_object('server', h.server, 'quantile', v.quantile), pg_catalog.extract('epoch', v.value)
+	FROM health h
+	CROSS JOIN LATERAL (VALUES
+		('llm_batch_turnaround_seconds', '0.5', h.turnaround_p50),
+		('llm_batch_turnaround_seconds', '0.95', h.turnaround_p95),
+		('llm_batch_landing_seconds', '0.5', h.landing_p50)) v(name, quantile, value)
+	UNION ALL
+	SELECT 'llm_batch_jobs', pg_catalog.jsonb_build_object('server', h.server, 'state', v.state), COALESCE(j.jobs, 0)
+	FROM health h
+	CROSS JOIN (VALUES ('waiting'), ('running'), ('paused'), ('cancelling')) v(state)
+	LEFT JOIN job j ON j.server = h.server AND j.state = v.state
+	UNION ALL
+	SELECT 'llm_batch_batches', pg_catalog.jsonb_build_object('server', h.server, 'state', v.state), COALESCE(b.batches, 0)
+	FROM health h
+	CROSS JOIN (VALUES ('planned'), ('uploading'), ('submitting'), ('verifying'), ('in_progress'), ('cancelling'), ('ended'), ('fetching')) v(state)
+	LEFT JOIN (
+		SELECT b.server, b.state, pg_catalog.count(*) AS batches
+		FROM llm_batch.batch b
+		WHERE b.state NOT IN ('finalized', 'failed', 'cancelled')
+		GROUP BY b.server, b.state
+	) b ON b.server = h.server AND b.state = v.state
+	UNION ALL
+	SELECT 'llm_batch_jobs_total', pg_catalog.jsonb_build_object('server', t.server, 'state', t.label), pg_catalog.sum(t.value)
+	FROM tally t
+	WHERE t.what = 'jobs'
+	GROUP BY t.server, t.label
+	UNION ALL
+	SELECT CASE t.what WHEN 'items' THEN 'llm_batch_items_total' WHEN 'errors' THEN 'llm_batch_errors_total' ELSE 'llm_batch_uncertain_total' END,
+		pg_catalog.jsonb_strip_nulls(pg_catalog.jsonb_build_object('server', t.server, 'model', t.model,
+			'state', CASE t.what WHEN 'items' THEN t.label END, 'code', CASE t.what WHEN 'errors' THEN t.label END)),
+		t.value
+	FROM tally t
+	WHERE t.what <> 'jobs'
+	UNION ALL
+	SELECT v.name, s.who || pg_catalog.jsonb_build_object('mode', s.mode), v.value
+	FROM spent s
+	CROSS JOIN LATERAL (VALUES
+		('llm_batch_attempts_total', s.attempts),
+		('llm_batch_cost_usd_total', s.cost),
+		('llm_batch_real_time_cost_usd_total', s.real_time),
+		('llm_batch_saved_usd', s.saved),
+		('llm_batch_cost_unknown_total', s.cost_unknown)) v(name, value)
+	UNION ALL
+	SELECT 'llm_batch_tokens_total', t.who || pg_catalog.jsonb_build_object('class', v.class), v.value
+	FROM (
+		SELECT s.who, pg_catalog.sum(s.input) AS input, pg_catalog.sum(s.cached) AS cached, pg_catalog.sum(s.written) AS written,
+			pg_catalog.sum(s.output) AS output, pg_catalog.sum(s.reasoning) AS reasoning
+		FROM spent s
+		GROUP BY s.who
+	) t
+	CROSS JOIN LATERAL (VALUES
+		('input', t.input - t.cached - t.written),
+		('cached', t.cached),
+		('cache_write', t.written),
+		('output', t.output - t.reasoning),
+		('reasoning', t.reasoning)) v(class, value)
+) m
+WHERE m.value IS NOT NULL;
+COMMENT ON VIEW llm_batch.metrics IS
+'what the current user may see, as numbers for Prometheus; metric_help explains them. Reads the servers, jobs and batches that have not ended, the last 500 batches, and the sums in tally, turnaround (a row for each server and model) and spending (a row for each day, job and mode); never items, prompts or results';
+
+GRANT SELECT ON llm_batch.health, llm_batch.metric_help, llm_batch.metrics TO PUBLIC;
+
+----------------------------------------------------------------------------
+-- Privileges are those above and no others, whatever ALTER DEFAULT PRIVILEGES
+-- said: whoever may put a trigger on our tables would have it run as their
+-- owner.  This comes last, so a function that is not for all is revoked here.
+----------------------------------------------------------------------------
+
+DO $$
+DECLARE
+	stray record;
+BEGIN
+	FOR stray IN
+		WITH object (kind, name, acl, owner) AS (
+			SELECT 'SCHEMA', pg_catalog.quote_ident(nspname), nspacl, nspowner
+			FROM pg_catalog.pg_namespace WHERE nspname = 'llm_batch'
+			UNION ALL
+			SELECT CASE relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END, pg_catalog.format('llm_batch.%I', relname), relacl, relowner
+			FROM pg_catalog.pg_class WHERE relnamespace = 'llm_batch'::pg_catalog.regnamespace AND relkind IN ('r', 'v', 'S')
+			UNION ALL
+			SELECT 'ROUTINE', pg_catalog.format('llm_batch.%I(%s)', proname, pg_catalog.pg_get_function_identity_arguments(oid)), proacl, proowner
+			FROM pg_catalog.pg_proc WHERE pronamespace = 'llm_batch'::pg_catalog.regnamespace)
+		SELECT DISTINCT kind, name, pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(a.grantee)) AS grantee
+		FROM object CROSS JOIN LATERAL pg_catalog.aclexplode(acl) a
+		WHERE a.grantee <> 0 AND a.grantee <> owner
+	LOOP
+		EXECUTE pg_catalog.format('REVOKE ALL ON %s %s FROM %s', stray.kind, stray.name, stray.grantee);
+	END LOOP;
+END $$;
+
+REVOKE CREATE ON SCHEMA llm_batch FROM PUBLIC;
+REVOKE INSERT, UPDATE, DELETE, TRUNCATE, REFERENCES, TRIGGER ON ALL TABLES IN SCHEMA llm_batch FROM PUBLIC;
+REVOKE ALL ON llm_batch.home, llm_batch.compared FROM PUBLIC;
+REVOKE ALL ON ALL SEQUENCES IN SCHEMA llm_batch FROM PUBLIC;
+GRANT EXECUTE ON ALL ROUTINES IN SCHEMA llm_batch TO PUBLIC;
+REVOKE ALL ON FUNCTION llm_batch.validator(text[], oid) FROM PUBLIC;

@@ -250,42 +250,6 @@ llmb_backoff_ms(int tries, int64 base_ms, int64 max_ms, double jitter)
 	return Max((int64) (wait * (0.5 + jitter / 2)), 1);
 }
 
-/*
- * How long a batch will take is unknown at first: some take seconds, some
- * hours.  Waiting a tenth of the time that has passed means that an end is
- * seen late by a tenth of the whole at most, for about 25 polls for each
- * tenfold of the time (ln 10 / ln 1.1).
- *
- * Once a provider counts, the time that is left can be told, and half of it
- * can be slept through: an estimate that proves right costs a handful of
- * polls more.  It is not trusted further than the batch has come, since the
- * first results tell little about the last.
- */
-int64
-llmb_poll_ms(int64 elapsed_ms, int64 done, int64 total,
-			 int64 min_ms, int64 max_ms, double jitter)
-{
-	double		elapsed = (double) Max(elapsed_ms, 0);
-	double		wait = elapsed / 10;
-
-	if (total > 0 && done >= total)
-		wait = elapsed / 50;	/* only the files are missing */
-	else if (total > 0 && done > 0)
-	{
-		double		left = elapsed * (total - done) / done;
-
-		wait = Min(left / 2, elapsed);
-	}
-
-	min_ms = Max(min_ms, 1);
-	max_ms = Max(max_ms, min_ms);
-	wait = Min(Max(wait, (double) min_ms), (double) max_ms);
-
-	/* +-20 %, and yet never faster than min_ms */
-	wait *= 0.8 + 0.4 * jitter;
-	return (int64) Min(Max(wait, (double) min_ms), (double) max_ms);
-}
-
 bool
 llmb_goes_realtime(const char *mode, int64 items, bool has_batch, int64 threshold)
 {

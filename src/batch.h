@@ -140,6 +140,7 @@ typedef enum LlmbVerb
 	LLMB_CALL_LIST,				/* a page of batches, newest first */
 	LLMB_CALL_CANCEL,
 	LLMB_CALL_FETCH,			/* a result file (ref->part says which) */
+	LLMB_CALL_FIND_FILE,		/* a page of uploaded files; newest first where the provider says so */
 	LLMB_CALL_DELETE_FILE,		/* our own input file, after the end */
 	LLMB_CALL_CHECK,			/* a free call: key, address, models */
 	LLMB_CALL_ANSWER			/* one request in real time; the caller adds its body */
@@ -161,7 +162,7 @@ typedef struct LlmbBatchRef
 	const char *remote_output;	/* provider's id of result file 0 */
 	const char *remote_errors;	/* provider's id of result file 1 */
 	int			part;			/* LLMB_CALL_FETCH: 0 output, 1 errors */
-	const char *cursor;			/* LLMB_CALL_LIST: where the page starts */
+	const char *cursor;			/* LLMB_CALL_LIST, _FIND_FILE: where the page starts */
 	int64		item_count;
 	int64		file_bytes;		/* length of the request file */
 
@@ -222,6 +223,7 @@ typedef struct LlmbRemoteBatch
 	char	   *token;			/* ours, when the provider gives it back */
 	char	   *input;			/* id of its request file */
 	int64		created_s;		/* epoch seconds, 0 unknown */
+	int64		ended_ms;		/* epoch milliseconds, 0 unknown or not ended */
 	LlmbRemoteState state;
 	LlmbFault	fault;			/* why, when state is LLMB_REMOTE_FAILED */
 	int64		total;			/* the provider's counts; -1 unknown */
@@ -232,6 +234,23 @@ typedef struct LlmbRemoteBatch
 	char	   *output;			/* result file ids; NULL when there is none */
 	char	   *errors;
 } LlmbRemoteBatch;
+
+typedef enum LlmbFileState
+{
+	LLMB_FILE_READY,			/* or the provider does not say */
+	LLMB_FILE_PENDING,			/* it is still looking at it */
+	LLMB_FILE_BROKEN
+} LlmbFileState;
+
+/* One file of a listing. */
+typedef struct LlmbRemoteFile
+{
+	char	   *id;
+	char	   *token;			/* the label of an upload of ours, by its name; NULL somebody else's */
+	int64		bytes;			/* -1 unknown */
+	int64		created_s;		/* epoch seconds; 0 unknown, or the listing has no order */
+	LlmbFileState state;
+} LlmbRemoteFile;
 
 typedef struct LlmbReply
 {
@@ -245,7 +264,9 @@ typedef struct LlmbReply
 	LlmbRemoteBatch batch;		/* CREATE, POLL, CANCEL; id NULL when absent */
 	LlmbRemoteBatch *listed;	/* LIST */
 	int			listed_count;
-	char	   *next_cursor;	/* LIST: NULL when this was the last page */
+	LlmbRemoteFile *files;		/* FIND_FILE */
+	int			file_count;
+	char	   *next_cursor;	/* LIST, FIND_FILE: NULL when this was the last page */
 	int			models;			/* CHECK: how many models the key can see */
 	int64		queue_tokens;	/* LLMB_FAULT_QUEUE_FULL: how many tokens may be enqueued; 0 not said */
 } LlmbReply;
@@ -377,13 +398,8 @@ extern const LlmbProvider *llmb_provider(const char *api);
  *
  * llmb_goes_realtime: whether a job of so many items goes in real time; "mode"
  * as asked for, has_batch: there is a batch API that takes the model.
- *
- * llmb_poll_ms: wait before the next poll of a batch that has run for
- * elapsed_ms, of which done of total are finished (-1 unknown).
  */
 extern int64 llmb_backoff_ms(int tries, int64 base_ms, int64 max_ms, double jitter);
 extern bool llmb_goes_realtime(const char *mode, int64 items, bool has_batch, int64 threshold);
-extern int64 llmb_poll_ms(int64 elapsed_ms, int64 done, int64 total,
-						  int64 min_ms, int64 max_ms, double jitter);
 
 #endif							/* LLMB_BATCH_H */

@@ -12,6 +12,8 @@
 #include "utils/timestamp.h"
 
 #include "call.h"
+#include "crash.h"
+#include "health.h"
 #include "turn.h"
 
 /*
@@ -60,6 +62,27 @@ llmb_guarded(void (*step) (void *arg), void *arg, const char *what)
 }
 
 /* ---- starting ---- */
+
+/* Its name in crash points. */
+static const char *
+call_name(LlmbVerb verb)
+{
+	static const char *const names[] = {
+		[LLMB_CALL_UPLOAD] = "call upload",
+		[LLMB_CALL_UPLOAD_DATA] = "call upload data",
+		[LLMB_CALL_CREATE] = "call create",
+		[LLMB_CALL_POLL] = "call poll",
+		[LLMB_CALL_LIST] = "call list",
+		[LLMB_CALL_CANCEL] = "call cancel",
+		[LLMB_CALL_FETCH] = "call fetch",
+		[LLMB_CALL_FIND_FILE] = "call find file",
+		[LLMB_CALL_DELETE_FILE] = "call delete file",
+		[LLMB_CALL_CHECK] = "call check",
+		[LLMB_CALL_ANSWER] = "call answer",
+	};
+
+	return verb < (int) lengthof(names) && names[verb] ? names[verb] : "call";
+}
 
 static void
 answer_in_process(LlmbParty *party, LlmbVerb verb, const LlmbBatchRef *ref)
@@ -112,7 +135,10 @@ start_transfer(LlmbParty *party, const LlmbServer *server, LlmbCall *call, LlmbS
 	request.proxy = server->proxy;
 	request.allow_loopback = server->allow_loopback;
 	request.owner = party;
+	request.name = call_name(party->verb);
 	party->transfer = llmb_http_start(&request);
+	party->health = llmb_health_of(server);
+	party->called_ms = llmb_health_sent(party->health);
 }
 
 bool
@@ -126,6 +152,7 @@ llmb_call_start(LlmbParty *party, const LlmbServer *server, LlmbVerb verb,
 	party->verb = verb;
 	if (!server->provider->make_call(verb, ref, key, &call))
 		return false;
+	llmb_crash_point(call_name(verb), "begin");
 	if (server->provider->answer)
 		answer_in_process(party, verb, ref);
 	else
@@ -157,6 +184,9 @@ llmb_call_drop(LlmbParty *party)
 	if (party->transfer)
 		llmb_http_free(party->transfer);
 	party->transfer = NULL;
+	if (party->health)
+		llmb_health_dropped(party->health, party->called_ms);
+	party->health = NULL;
 	if (party->answered)
 	{
 		unlink_answered(party);
@@ -180,8 +210,10 @@ hand_out_lines(LlmbParty *party, LlmbTransfer *transfer)
 	size_t		len;
 	char	   *lines = llmb_http_lines(transfer, &len);
 
-	if (len > 0)
-		party->lines(party, lines, len);
+	if (len == 0)
+		return;
+	llmb_health_answers(party->health, party->called_ms);
+	party->lines(party, lines, len);
 }
 
 /* A whole reply, in memory of the current context. */
@@ -202,6 +234,27 @@ read_whole(LlmbParty *party, LlmbTransfer *transfer, LlmbHttpReply *http, LlmbEn
 		party->lines(party, ending->reply.lines->data, ending->reply.lines->len);
 }
 
+/*
+ * Why the server is at fault, or NULL.  That it is overloaded (529 of
+ * Anthropic, 429) says that it lives, and its reply says when to come again.
+ */
+static char *
+fault_of_server(const LlmbEnding *ending)
+{
+	if (ending->wire != LLMB_WIRE_OK)
+		return pstrdup(ending->error);
+	return ending->status >= 500 && ending->status != 529 ? psprintf("HTTP %d", ending->status) : NULL;
+}
+
+static void
+note_health(LlmbParty *party, const LlmbEnding *ending)
+{
+	LlmbHealth *health = party->health;
+
+	party->health = NULL;
+	llmb_health_ended(health, party->called_ms, fault_of_server(ending));
+}
+
 static void
 end_transfer(LlmbParty *party, LlmbTransfer *transfer)
 {
@@ -209,6 +262,7 @@ end_transfer(LlmbParty *party, LlmbTransfer *transfer)
 	LlmbHttpReply http = {0};
 	bool		lines = party->lines_wanted && llmb_http_status(transfer) == 200;
 
+	llmb_crash_point(call_name(party->verb), "answered");
 	ending.wire = llmb_http_wire(transfer);
 	ending.status = http.status = llmb_http_status(transfer);
 	ending.error = pstrdup(llmb_http_error(transfer) ? llmb_http_error(transfer) : "");
@@ -224,6 +278,7 @@ end_transfer(LlmbParty *party, LlmbTransfer *transfer)
 	/* the party may have dropped the transfer at the sight of its lines */
 	if (party->transfer != transfer)
 		return;
+	note_health(party, &ending);
 	llmb_call_drop(party);
 	party->ended(party, &ending);
 }
@@ -234,6 +289,7 @@ end_answered(LlmbParty *party)
 	LlmbEnding	ending = {.verb = party->verb, .wire = LLMB_WIRE_OK, .error = ""};
 	LlmbHttpReply http = {0};
 
+	llmb_crash_point(call_name(party->verb), "answered");
 	ending.status = http.status = party->answered_status;
 	http.body = pstrdup(party->answered);
 	http.len = strlen(http.body);

@@ -35,6 +35,8 @@ struct LlmbParty
 	void		(*ended) (LlmbParty *party, LlmbEnding *ending);
 	void		(*failed) (LlmbParty *party);	/* one of these has thrown */
 	LlmbTransfer *transfer;		/* under way; NULL none */
+	struct LlmbHealth *health;	/* of the server that it goes to, while under way */
+	int64		called_ms;
 	LlmbVerb	verb;
 	const LlmbProvider *provider;
 	const char *body;			/* LLMB_CALL_ANSWER: the request, until the call has begun */

@@ -96,12 +96,40 @@ llmb_wait_event(const char *name, uint32 *event)
 #endif
 }
 
+/* The worker, until something falls due. */
 static inline uint32
 llmb_wait_event_main(void)
 {
 	static uint32 event = 0;
 
 	return llmb_wait_event("LlmBatchMain", &event);
+}
+
+/* Sleeping, while calls are out. */
+static inline uint32
+llmb_wait_event_network(void)
+{
+	static uint32 event = 0;
+
+	return llmb_wait_event("LlmBatchNetwork", &event);
+}
+
+/* A session: for what the worker has to do. */
+static inline uint32
+llmb_wait_event_worker(void)
+{
+	static uint32 event = 0;
+
+	return llmb_wait_event("LlmBatchWorker", &event);
+}
+
+/* A session that needs a database for itself: for the worker's end. */
+static inline uint32
+llmb_wait_event_worker_end(void)
+{
+	static uint32 event = 0;
+
+	return llmb_wait_event("LlmBatchWorkerEnd", &event);
 }
 
 static inline uint32

@@ -216,7 +216,7 @@ require_no_block(FunctionCallInfo fcinfo, const char *call)
 static void
 nap(long ms)
 {
-	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, ms, llmb_wait_event_main());
+	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, ms, llmb_wait_event_worker());
 	ResetLatch(MyLatch);
 	CHECK_FOR_INTERRUPTS();
 }

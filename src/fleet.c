@@ -100,6 +100,22 @@ llmb_fleet_creating(const LlmbFlight *mine)
 	return false;
 }
 
+LlmbFlight *
+llmb_fleet_verifying(const LlmbFlight *mine)
+{
+	ListCell   *lc;
+
+	foreach(lc, flights)
+	{
+		LlmbFlight *other = lfirst(lc);
+
+		if (other != mine && other->row->state == LLMB_VERIFYING &&
+			strcmp(other->row->server, mine->row->server) == 0 && strcmp(other->row->owner, mine->row->owner) == 0)
+			return other;
+	}
+	return NULL;
+}
+
 static bool
 is_unsent(const LlmbFlight *flight)
 {

@@ -29,6 +29,8 @@ extern bool llmb_fleet_has_job(int64 job);
 
 /* Is another create of this server and owner under way? */
 extern bool llmb_fleet_creating(const LlmbFlight *flight);
+/* The one of this server and owner whose create was not answered; or NULL. */
+extern LlmbFlight *llmb_fleet_verifying(const LlmbFlight *flight);
 /*
  * How many batches of the job's server and owner are at the provider or on
  * their way there, and whether one of the job itself is (partly) unsent.

@@ -8,18 +8,28 @@
  */
 #include "llm_batch.h"
 
+#include "common/cryptohash.h"
 #include "common/pg_prng.h"
+#include "common/sha2.h"
 #include "miscadmin.h"
 #include "utils/acl.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
 #include "compat.h"
+#include "crash.h"
+#include "failover.h"
 #include "fleet.h"
 #include "flight.h"
+#include "health.h"
+#include "leftover.h"
 #include "model.h"
 #include "request.h"
+#include "store_turnaround.h"
 #include "turn.h"
+
+/* A look for what somebody has to mend comes after so many times retry_base. */
+#define LOOK_FACTOR	30
 
 /* ---- small things ---- */
 
@@ -65,11 +75,69 @@ llmb_flight_become(LlmbFlight *flight, LlmbBatchState state)
 			 llmb_batch_state_name(state), llmb_batch_state_name(was));
 	flight->row->state = state;
 	llmb_store_save_batch(flight->row, was);
+	if (state != was)
+		llmb_crash_turn_changes(llmb_batch_state_name(was), llmb_batch_state_name(state));
+	if (llmb_batch_is_over(state) && state != was)
+		llmb_leftover_leave(flight->row, flight->row->stray_at != 0 || (was == LLMB_UPLOADING && !flight->file_known));
+	if (state != was && (state == LLMB_VERIFYING || was == LLMB_VERIFYING))
+		llmb_flight_explain(flight, state != LLMB_VERIFYING ? NULL :
+							psprintf("verifying: the create of batch " INT64_FORMAT " was not answered; it is being looked for at the provider",
+									 flight->row->id));
 	/* the next batch may be planned when this one is on its way */
 	if (state != was)
 		llmb_fleet_look_at_jobs();
 	if (state != was)
 		flight->tries = flight->throws = 0;
+}
+
+/* ---- why it does not go on ---- */
+
+#define EXPLAINED "verifying: "
+
+/*
+ * The states of a job go on as they are: it is not paused.  A reason of
+ * somebody else's stays.
+ */
+void
+llmb_flight_explain(const LlmbFlight *flight, const char *reason)
+{
+	LlmbJob    *job = llmb_store_job(flight->row->job);
+
+	if (job == NULL || llmb_job_is_over(job) || strcmp(job->state, "paused") == 0)
+		return;
+	if (job->reason == NULL || strncmp(job->reason, EXPLAINED, strlen(EXPLAINED)) == 0)
+		llmb_store_job_state(job->id, job->state, reason);
+}
+
+static void
+add_to_hash(pg_cryptohash_ctx *hash, const char *text)
+{
+	/* with the zero at its end, so that parts cannot run into one another */
+	if (pg_cryptohash_update(hash, (const uint8 *) (text ? text : ""), (text ? strlen(text) : 0) + 1) < 0)
+		elog(ERROR, "could not compute a hash");
+}
+
+/*
+ * 32 bits tell one key from the next, and nothing of the key; the token is
+ * salt, so that rows cannot be compared either.
+ */
+char *
+llmb_flight_route(const LlmbFlight *flight, const LlmbGround *ground)
+{
+	pg_cryptohash_ctx *hash = pg_cryptohash_create(PG_SHA256);
+	uint8		digest[PG_SHA256_DIGEST_LENGTH];
+
+	if (hash == NULL || pg_cryptohash_init(hash) < 0)
+		elog(ERROR, "could not compute a hash");
+	add_to_hash(hash, flight->row->token);
+	add_to_hash(hash, ground->server->base_url);
+	add_to_hash(hash, ground->server->organization);
+	add_to_hash(hash, ground->server->project);
+	add_to_hash(hash, ground->key);
+	if (pg_cryptohash_final(hash, digest, sizeof(digest)) < 0)
+		elog(ERROR, "could not compute a hash");
+	pg_cryptohash_free(hash);
+	return psprintf("%02x%02x%02x%02x", digest[0], digest[1], digest[2], digest[3]);
 }
 
 /* ---- the ground ---- */
@@ -85,13 +153,18 @@ llmb_flight_job(const LlmbFlight *flight)
 	return job;
 }
 
-/* In a turn: spending stops until somebody resumes the job. */
-void
-llmb_flight_pause(LlmbFlight *flight, const LlmbJob *job, const char *reason)
+static void
+pause_job(LlmbFlight *flight, const LlmbJob *job, const char *reason, bool until_mended)
 {
-	if (strcmp(job->state, "waiting") == 0 || strcmp(job->state, "running") == 0)
+	bool		active = strcmp(job->state, "waiting") == 0 || strcmp(job->state, "running") == 0;
+	bool		another = until_mended && job->awaits_mend && job->reason && strcmp(job->reason, reason) != 0;
+
+	if (active || another)
 	{
-		llmb_store_job_state(job->id, "paused", reason);
+		if (until_mended)
+			llmb_store_await_mend(job->id, reason);
+		else
+			llmb_store_job_state(job->id, "paused", reason);
 		llmb_flight_say(flight, "paused", "%s", reason);
 	}
 	/* its end waits for the same */
@@ -100,7 +173,68 @@ llmb_flight_pause(LlmbFlight *flight, const LlmbJob *job, const char *reason)
 		llmb_store_job_state(job->id, "cancelling", reason);
 		llmb_flight_say(flight, "waiting", "cannot be cancelled yet: %s", reason);
 	}
+}
+
+/* In a turn: spending stops until somebody resumes the job. */
+void
+llmb_flight_pause(LlmbFlight *flight, const LlmbJob *job, const char *reason)
+{
+	pause_job(flight, job, reason, false);
 	llmb_flight_wait(flight, 60000);
+}
+
+/*
+ * Much longer than the wait before another try: somebody has to do something
+ * first.
+ */
+int64
+llmb_look_again_ms(const LlmbServer *server, int looks)
+{
+	int64		most = server ? server->retry_max_ms : 600000;
+	int64		least = server ? Min(server->retry_base_ms, most / LOOK_FACTOR + 1) * LOOK_FACTOR : 60000;
+
+	return llmb_backoff_ms(Max(looks, 1), least, most, pg_prng_double(&pg_global_prng_state));
+}
+
+void
+llmb_flight_await_mend(LlmbFlight *flight, const LlmbServer *server, const LlmbJob *job, const char *reason)
+{
+	TimestampTz now = GetCurrentTimestamp();
+
+	pause_job(flight, job, reason, true);
+	flight->awaiting = true;
+	/* requests that were out together are refused together: one look */
+	if (flight->mend_at <= now)
+		flight->mend_at = TimestampTzPlusMilliseconds(now, llmb_look_again_ms(server, ++flight->mend_looks));
+	flight->next_at = flight->mend_at;
+}
+
+/*
+ * That a batch can be polled does not prove that one can be created: what
+ * waits to be sent proves it itself, where there is any.
+ */
+void
+llmb_flight_mended(LlmbFlight *flight, const LlmbJob *job)
+{
+	ListCell   *lc;
+
+	if (strcmp(job->state, "paused") != 0 || !job->awaits_mend ||
+		(!flight->awaiting && llmb_fleet_unsent(job->id) != NULL))
+		return;
+	llmb_store_resume_job(job->id);
+	llmb_flight_say(flight, "resumed", "what the job was paused for is mended: it goes on");
+	foreach(lc, llmb_fleet())
+	{
+		LlmbFlight *other = lfirst(lc);
+
+		if (other->row->job != job->id || !(other->awaiting || other->mend_at))
+			continue;
+		other->awaiting = false;
+		other->mend_at = 0;
+		if (other != flight && !llmb_call_busy(&other->party))
+			other->next_at = 0;
+	}
+	llmb_fleet_look_at_jobs();
 }
 
 /* Without an exponent, and without zeros at the end. */
@@ -122,8 +256,8 @@ llmb_budget_reason(const LlmbJob *job)
 					usd(job->max_cost), usd(job->cost));
 }
 
-static const char *
-find_ground(LlmbFlight *flight, LlmbGround *ground)
+const char *
+llmb_ground_obstacle(const char *server_name, LlmbGround *ground)
 {
 	const LlmbServer *server;
 	bool		missing;
@@ -132,9 +266,9 @@ find_ground(LlmbFlight *flight, LlmbGround *ground)
 	ground->owner = get_role_oid(ground->job->owner, true);
 	if (!OidIsValid(ground->owner))
 		return psprintf("role \"%s\" does not exist any more", ground->job->owner);
-	server = ground->server = llmb_server_by_name(flight->row->server);
+	server = ground->server = llmb_server_by_name(server_name);
 	if (server == NULL)
-		return psprintf("server \"%s\" does not exist any more", flight->row->server);
+		return psprintf("server \"%s\" does not exist any more", server_name);
 	ground->model = llmb_model(server, ground->job->model);
 	if (server->provider == NULL)
 		return psprintf("api \"%s\" is not supported", server->api);
@@ -146,6 +280,34 @@ find_ground(LlmbFlight *flight, LlmbGround *ground)
 		return NULL;
 	ground->key = llmb_server_key(server, ground->owner, true, &missing, &reason);
 	return ground->key ? NULL : reason;
+}
+
+/* In a turn: calls to a server that does not answer wait; the event is told once. */
+static bool
+held_back(LlmbFlight *flight, const LlmbServer *server)
+{
+	LlmbHealth *health;
+	int64		wait;
+
+	if (server->provider->answer)
+		return false;
+	health = llmb_health_of(server);
+	wait = llmb_health_wait(health);
+	if (wait == 0)
+		return false;
+	if (flight->held != llmb_health_troubles(health))
+	{
+		flight->held = llmb_health_troubles(health);
+		llmb_flight_say(flight, "held", "%s", llmb_health_words(health));
+	}
+	/*
+	 * The end of the call that is out to see is not announced.  Spread, so
+	 * that it is not always the same flight, perhaps the one at fault, that
+	 * goes to see.
+	 */
+	wait = wait > 0 ? wait : 500;
+	llmb_flight_wait(flight, wait + (int64) (wait * 0.5 * pg_prng_double(&pg_global_prng_state)));
+	return true;
 }
 
 /*
@@ -167,18 +329,31 @@ llmb_flight_stand(LlmbFlight *flight, LlmbGround *ground, bool spending)
 		llmb_flight_wait(flight, flight->abandoned ? 0 : 60000);
 		return false;
 	}
-	reason = find_ground(flight, ground);
+	reason = llmb_ground_obstacle(flight->row->server, ground);
 	if (reason)
 	{
-		llmb_flight_pause(flight, ground->job, reason);
+		llmb_flight_await_mend(flight, ground->server, ground->job, reason);
 		return false;
 	}
-	if (spending && strcmp(ground->job->state, "paused") == 0)
+	if (ground->job->awaits_mend && flight->mend_at > GetCurrentTimestamp())
+	{
+		flight->next_at = flight->mend_at;
+		return false;
+	}
+	ground->looking = ground->job->awaits_mend;
+	flight->awaiting |= spending && ground->looking;
+	if (spending && !ground->looking && strcmp(ground->job->state, "paused") == 0)
 	{
 		llmb_flight_wait(flight, 60000);
 		return false;
 	}
-	return true;
+	if (spending && !llmb_failover_allows(ground->job))
+	{
+		llmb_flight_wait(flight, 60000);
+		return false;
+	}
+	flight->other_route = flight->row->route && strcmp(flight->row->route, llmb_flight_route(flight, ground)) != 0;
+	return !held_back(flight, ground->server);
 }
 
 /* ---- calls ---- */
@@ -233,6 +408,8 @@ llmb_flight_adopt(LlmbFlight *flight, const char *id, const char *how)
 {
 	flight->row->remote_id = llmb_flight_keep(flight, id);
 	flight->row->submitted_at = flight->row->intent_at ? flight->row->intent_at : GetCurrentTimestamp();
+	flight->running_at = flight->row->submitted_at;
+	flight->running_done = -1;
 	flight->listings = 0;
 	flight->cursor = NULL;
 	llmb_flight_become(flight, LLMB_IN_PROGRESS);
@@ -342,7 +519,7 @@ llmb_flight_open_intake(LlmbFlight *flight)
 	MemoryContextSwitchTo(old);
 	if (intake->server == NULL || intake->server->provider == NULL)
 	{
-		llmb_flight_pause(flight, job, psprintf("server \"%s\" does not exist any more", flight->row->server));
+		llmb_flight_await_mend(flight, NULL, job, psprintf("server \"%s\" does not exist any more", flight->row->server));
 		return false;
 	}
 	intake->free = intake->server->provider->answer != NULL;
@@ -372,6 +549,8 @@ decide_refused(LlmbFlight *flight)
 	if (code == LLMB_INVALID_REQUEST && flight->bad_line_count > 0)
 	{
 		llmb_take_named(intake, flight->bad_lines, flight->bad_line_count, code, false, flight->row->reason);
+		/* the others were not tried; where there is no end to it, each goes by itself */
+		intake->unfit = flight->row->attempt >= intake->server->max_attempts;
 		llmb_take_missing(intake, LLMB_PROVIDER_ERROR, true, "refused together with other items of its batch");
 	}
 	else if (code == LLMB_PROVIDER_ERROR)
@@ -449,13 +628,10 @@ pause_stuck(LlmbFlight *flight)
 							   "resume() sends them in a batch once more", code, flight->row->server));
 }
 
-/* Our own input file goes; that the provider keeps it longer is no harm. */
 void
 llmb_flight_finalize(LlmbFlight *flight)
 {
 	const char *end = flight->row->remote_end ? flight->row->remote_end : "ended";
-	LlmbGround		ground = {0};
-	bool		clean;
 
 	decide_missing(flight);
 	llmb_turn_begin("finalizing a batch");
@@ -467,15 +643,12 @@ llmb_flight_finalize(LlmbFlight *flight)
 	llmb_flight_say(flight, llmb_batch_state_name(flight->row->state), "every item of the batch is decided");
 	if (flight->intake.server)
 		llmb_learn_from(&flight->intake);
+	llmb_store_learn_turnaround(flight->row);
 	pause_stuck(flight);
 	if (llmb_keep_prompts == LLMB_KEEP_JOB)
 		llmb_store_purge_prompts(flight->row, flight->intake.answered == flight->row->item_count);
-	ground.job = llmb_flight_job(flight);
-	clean = ground.job->ours && find_ground(flight, &ground) == NULL;
 	llmb_turn_commit();
 	llmb_flight_drop_spool(flight);
-	if (clean && flight->row->remote_input)
-		(void) llmb_flight_call(flight, &ground, LLMB_CALL_DELETE_FILE);
 }
 
 /* ---- ends asked for ---- */

@@ -30,13 +30,19 @@ typedef struct LlmbFlight
 	bool		fresh_intent;	/* SUBMITTING is of this process's making */
 	TimestampTz next_at;		/* when the next step is due */
 	int			tries;			/* of the current step, without success */
+	int			held;			/* by which trouble of the server it was last held back */
 	int			throws;			/* errors of our own since something went well */
+	TimestampTz mend_at;		/* its job awaits a mend: not before */
+	int			mend_looks;		/* for that, in vain */
+	bool		awaiting;		/* it was this one that was refused or had no ground */
 	bool		told;			/* that the provider does not end it */
 	bool		foreign;		/* a copy's: the provider's batch is not ours */
 	bool		abandoned;		/* foreign, and to be ended here alone */
 	bool		cancel;			/* its end was asked for */
 	LlmbCode	cancel_code;	/* and what that makes of the rest */
 	bool		cancel_sent;	/* by this process */
+	TimestampTz running_at;		/* when it was last seen to run, by this process; 0 never */
+	int64		running_done;	/* and the provider's count then; -1 unknown */
 	int			gone;			/* replies in a row that say "no such thing" */
 	TimestampTz gone_since;
 	int			listings;		/* complete ones without a trace of it */
@@ -46,6 +52,12 @@ typedef struct LlmbFlight
 	char	   *ended_candidate;	/* one whose results can be read */
 	List	   *strangers;		/* ids of candidates that were somebody else's */
 	char	   *upload_url;		/* where the request file goes, when the provider says so first */
+	bool		file_known;		/* UPLOADING: no copy of the request file is at the provider */
+	int			looks;			/* for such a copy, without success */
+	int			pages;			/* of the present look */
+	bool		other_route;	/* calls go elsewhere now than the create went, or with another key */
+	bool		other_route_told;
+	bool		waiting_told;	/* that another create is being looked for */
 	int			part;			/* of the result files */
 	int			rereads;		/* of result files that were short */
 	bool		judged;			/* bad_lines are known */
@@ -71,17 +83,40 @@ typedef struct LlmbGround
 	Oid			owner;
 	char	   *key;
 	LlmbModel  *model;			/* UTF-8: calls start outside of turns, where nothing converts */
+	bool		looking;		/* the job awaits a mend, and one call may show that it came */
 } LlmbGround;
 
 #define llmb_flight_say(flight, kind, ...) \
 	llmb_store_event((flight)->row->job, (flight)->row->id, kind, __VA_ARGS__)
 
+/*
+ * In a turn, with ground->job set: fills in the rest; why a call of that
+ * server cannot be made, in words, or NULL.
+ */
+extern const char *llmb_ground_obstacle(const char *server_name, LlmbGround *ground);
 /* In a turn: the one place where a batch's state changes. */
 extern void llmb_flight_become(LlmbFlight *flight, LlmbBatchState state);
 /* In a turn: spending stops until somebody resumes the job. */
 extern void llmb_flight_pause(LlmbFlight *flight, const LlmbJob *job, const char *reason);
+/*
+ * In a turn: the same for what is mended elsewhere (key, quota, server,
+ * privileges): from time to time one call or request of the flight goes out
+ * to see.  server: whose waits count; may be NULL.
+ */
+extern void llmb_flight_await_mend(LlmbFlight *flight, const LlmbServer *server, const LlmbJob *job, const char *reason);
+/* In a turn: a call of the flight went well, so its job need not wait any longer. */
+extern void llmb_flight_mended(LlmbFlight *flight, const LlmbJob *job);
+/* Wait before the next look for a mend, after so many in vain, in ms; server may be NULL. */
+extern int64 llmb_look_again_ms(const LlmbServer *server, int looks);
 /* In a turn.  Raises when it is gone. */
 extern LlmbJob *llmb_flight_job(const LlmbFlight *flight);
+/*
+ * In a turn: why the job is held up, for progress.reason; NULL: not any more.
+ * Begins with "verifying: ", by which it is known when it goes.
+ */
+extern void llmb_flight_explain(const LlmbFlight *flight, const char *reason);
+/* In a turn: a short hash of where calls go and with which key. */
+extern char *llmb_flight_route(const LlmbFlight *flight, const LlmbGround *ground);
 /*
  * In a turn.  False when the step cannot be done now: then the time of the
  * next look is set, and the job tells why.

@@ -14,6 +14,9 @@
 
 #include "utils/guc.h"
 
+#include "crash.h"
+#include "log.h"
+
 bool		llmb_enabled = true;
 char	   *llmb_default_server = NULL;
 int			llmb_keep_prompts = LLMB_KEEP_JOB;
@@ -26,6 +29,14 @@ int			llmb_write_back_rows = 2000;
 static const struct config_enum_entry keep_choices[] = {
 	{"job", LLMB_KEEP_JOB, false},
 	{"forever", LLMB_KEEP_FOREVER, false},
+	{NULL, 0, false}
+};
+
+static const struct config_enum_entry log_choices[] = {
+	{"off", LLMB_LOG_OFF, false},
+	{"states", LLMB_LOG_STATES, false},
+	{"all", LLMB_LOG_ALL, false},
+	{"on", LLMB_LOG_STATES, true},
 	{NULL, 0, false}
 };
 
@@ -50,6 +61,17 @@ llmb_define_settings(void)
 							 "job: until answered; those of failed items stay for retry(). forever: until the job is removed.",
 							 &llmb_keep_prompts, LLMB_KEEP_JOB, keep_choices, PGC_SIGHUP, 0, NULL, NULL, NULL);
 
+	/*
+	 * SIGHUP: the log is the operator's, and a job's lines come from its
+	 * session and from the worker, which have to agree.  Off: the tables say
+	 * it all, to those who may see it; of the log nobody knows who reads it,
+	 * and labels stand in it.
+	 */
+	DefineCustomEnumVariable("llm_batch.log_events",
+							 "Writes a line of JSON to the server's log for each change of state.",
+							 "states: of jobs, batches, servers' breakers, launcher and workers. all: these, and every row of the view events.",
+							 &llmb_log_events, LLMB_LOG_OFF, log_choices, PGC_SIGHUP, 0, NULL, NULL, NULL);
+
 	/* SUSET: what one prompt may cost is the operator's to bound. */
 	DefineCustomIntVariable("llm_batch.max_prompt_size",
 							"Longest prompt that submit takes.",
@@ -73,6 +95,16 @@ llmb_define_settings(void)
 							"Answers that are stored and written in one transaction at most.",
 							NULL,
 							&llmb_write_back_rows, 2000, 1, 10000, PGC_SIGHUP, 0, NULL, NULL, NULL);
+
+	/*
+	 * SIGHUP: for tests of the worker, see crash.h.  It does name a file, but
+	 * only who could stop the server anyway can set it, or see it.
+	 */
+	DefineCustomStringVariable("llm_batch.crash_file",
+							   "File that tells the worker at which point to crash, for tests.",
+							   NULL,
+							   &llmb_crash_file, NULL, PGC_SIGHUP,
+							   GUC_SUPERUSER_ONLY | GUC_NO_SHOW_ALL | GUC_NOT_IN_SAMPLE, NULL, NULL, NULL);
 
 	MarkGUCPrefixReserved("llm_batch");
 }

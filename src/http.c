@@ -51,6 +51,7 @@
 #include <unistd.h>
 
 #include "access/xact.h"
+#include "crash.h"
 #include "http.h"
 #include "lib/ilist.h"
 #include "libpq/pqsignal.h"
@@ -86,6 +87,9 @@
 
 /* All header lines of a reply together; providers send less than 4 kB. */
 #define HEADERS_CAP				(64 * 1024)
+
+/* Bytes that must move within request_timeout, lest it is a stall. */
+#define LEAST_PROGRESS			1024
 
 /*
  * libcurl's own buffers, per transfer.  Large ones pay for files and streams
@@ -151,6 +155,7 @@ struct LlmbTransfer
 	CURL	   *easy;
 	struct curl_slist *headers;
 	void	   *owner;
+	const char *name;			/* of the call, for crash points; or NULL */
 
 	/* the request */
 	char	   *url;
@@ -623,21 +628,28 @@ rewind_body(void *arg, curl_off_t offset, int origin)
 	return CURL_SEEKFUNC_OK;
 }
 
-/* Progress callback: anything that moved resets the clock of a stall. */
+/*
+ * Progress callback: what moved resets the clock of a stall, unless it is so
+ * little that somebody only wants to keep us.
+ */
 static int
 see_progress(void *arg, curl_off_t down_total, curl_off_t down,
 			 curl_off_t up_total, curl_off_t up)
 {
 	LlmbTransfer *t = (LlmbTransfer *) arg;
+	bool		sent = up >= t->total && t->seen_up < t->total;
 
 	(void) down_total;
 	(void) up_total;
-	if (down != t->seen_down || up != t->seen_up)
+	if (down - t->seen_down + up - t->seen_up >= LEAST_PROGRESS)
 	{
 		t->seen_down = down;
 		t->seen_up = up;
-		t->counts_from = clock_ms();
+		if (t->by_stall)
+			t->counts_from = clock_ms();
 	}
+	if (sent && t->name)
+		llmb_crash_point_in_callback(t->name, "sent");
 	return 0;
 }
 
@@ -672,11 +684,15 @@ plain_number(const char *text)
 	return value;
 }
 
-/* "120", or "Wed, 21 Oct 2026 07:28:00 GMT"; milliseconds win over both. */
+/*
+ * "120", or "Wed, 21 Oct 2026 07:28:00 GMT"; milliseconds win over both.
+ * Limits are of a minute or of a day: what asks for more than a day is a slip,
+ * or malice, and our own backoff is the better answer to it.
+ */
 static void
 note_retry_after(LlmbTransfer *t, const char *line)
 {
-	const double longest = 366.0 * 24 * 3600 * 1000;
+	const double longest = 24.0 * 3600 * 1000;
 	const char *value;
 	double		ms = -1;
 
@@ -700,8 +716,8 @@ note_retry_after(LlmbTransfer *t, const char *line)
 				ms = Max(0.0, difftime(at, time(NULL)) * 1000);
 		}
 	}
-	if (ms >= 0)
-		t->retry_after_ms = (int64) Min(ms, longest);
+	if (ms >= 0 && ms <= longest)
+		t->retry_after_ms = (int64) ms;
 }
 
 /* A new status line: what was noted before belonged to an interim reply. */
@@ -778,7 +794,9 @@ take_header(char *data, size_t size, size_t nitems, void *arg)
 	}
 	memcpy(line, data, Min(n, sizeof(line) - 1));
 	line[Min(n, sizeof(line) - 1)] = '\0';
-	if (t->by_stall)
+
+	/* a reply that begins has moved; one that drips headers has not */
+	if (t->by_stall && strncmp(line, "HTTP/", 5) == 0)
 		t->counts_from = clock_ms();
 
 	if (strncmp(line, "HTTP/", 5) == 0)
@@ -915,6 +933,7 @@ copy_request(const LlmbHttpRequest *r)
 	t->guarded = !r->allow_loopback && !t->proxied;
 	t->pool = &pools[r->allow_loopback ? POOL_FREE : POOL_GUARDED];
 	t->owner = r->owner;
+	t->name = r->name;
 	if (r->body != NULL && r->body_len > 0)
 	{
 		t->body_len = r->body_len;
@@ -1107,7 +1126,7 @@ prepare_reply(LlmbTransfer *t)
 	SET(CURLOPT_WRITEDATA, t);
 	if (t->lines)
 		SET(CURLOPT_BUFFERSIZE, DOWNLOAD_BUFFER);
-	if (t->by_stall)
+	if (t->by_stall || llmb_crash_file != NULL)
 	{
 		SET(CURLOPT_NOPROGRESS, 0L);
 		SET(CURLOPT_XFERINFOFUNCTION, see_progress);
@@ -1375,10 +1394,10 @@ static int
 sleep_once(long timeout, WaitEvent *ready, bool *woken)
 {
 	bool		latched = false;
+	uint32		event = flying_count > 0 ? llmb_wait_event_network() : llmb_wait_event_main();
 	int			n;
 
-	n = WaitEventSetWait(wait_set, timeout, ready, READY_MAX,
-						 llmb_wait_event_main());
+	n = WaitEventSetWait(wait_set, timeout, ready, READY_MAX, event);
 	for (int i = 0; i < n; i++)
 		latched |= (ready[i].events & WL_LATCH_SET) != 0;
 	if (latched)
@@ -1388,8 +1407,7 @@ sleep_once(long timeout, WaitEvent *ready, bool *woken)
 
 		/* a latch that is set hides the sockets from older versions */
 		if (n == 1)
-			n = WaitEventSetWait(wait_set, 0, ready, READY_MAX,
-								 llmb_wait_event_main());
+			n = WaitEventSetWait(wait_set, 0, ready, READY_MAX, event);
 	}
 	return n;
 }
@@ -1520,6 +1538,12 @@ bool
 llmb_http_busy(void)
 {
 	return flying_count > 0 || !dlist_is_empty(&finished);
+}
+
+int
+llmb_http_count(void)
+{
+	return flying_count;
 }
 
 LlmbHttpEvent
@@ -1719,7 +1743,7 @@ describe_timeout(LlmbTransfer *t, const char *peer)
 						peer, earlier(t->connect_ms ? t->connect_ms : -1,
 									  t->limit_ms ? t->limit_ms : -1), t->phase);
 	if (t->by_stall)
-		return psprintf("nothing moved for " INT64_FORMAT " ms in the exchange with %s (while %s)",
+		return psprintf("nothing moved, or next to nothing, for " INT64_FORMAT " ms in the exchange with %s (while %s)",
 						t->limit_ms, peer, t->phase);
 	return psprintf("%s did not answer within " INT64_FORMAT " ms (while %s)",
 					peer, t->limit_ms, t->phase);

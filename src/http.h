@@ -51,6 +51,7 @@ typedef struct LlmbHttpRequest
 	const char *proxy;			/* NULL: none, whatever the environment says */
 	bool		allow_loopback; /* may the address be a loopback one? */
 	void	   *owner;			/* the caller's */
+	const char *name;			/* of the call, for crash points; a constant */
 } LlmbHttpRequest;
 
 typedef struct LlmbTransfer LlmbTransfer;
@@ -74,6 +75,8 @@ extern int	llmb_http_capacity(void);
 
 /* True while a transfer is under way. */
 extern bool llmb_http_busy(void);
+/* How many are under way. */
+extern int	llmb_http_count(void);
 
 /*
  * Sleeps, and serves sockets meanwhile, until the latch is set, there is

@@ -38,6 +38,7 @@
 #include "batch.h"
 #include "compat.h"
 #include "launcher.h"
+#include "log.h"
 #include "shmem.h"
 
 /* Looks into this many databases at a time when nothing is known of them. */
@@ -208,6 +209,30 @@ look_after_databases(void)
 	return timeout;
 }
 
+/* For pg_stat_activity, before it sleeps. */
+static void
+show_waiting(long timeout)
+{
+	char		text[100];
+	int			running = 0;
+	LlmbSlot	slot;
+
+	for (int i = 0; llmb_slot(i, &slot); i++)
+		running += OidIsValid(slot.database) && slot.worker_pid != 0;
+	if (llmb_enabled)
+		snprintf(text, sizeof(text), "workers: %d; next look in %ld s", running, (timeout + 999) / 1000);
+	else
+		snprintf(text, sizeof(text), "workers: %d; llm_batch.enabled is off", running);
+	pgstat_report_activity(STATE_IDLE, text);
+}
+
+static void
+launcher_stops(int code, Datum arg)
+{
+	(void) arg;
+	llmb_log_process("launcher", "stopped", code == 0 ? NULL : "terminated, or an error");
+}
+
 /* The background worker's main function. */
 void
 llmb_launcher_main(Datum arg)
@@ -221,6 +246,9 @@ llmb_launcher_main(Datum arg)
 	/* no database: shared catalogs are all it reads */
 	BackgroundWorkerInitializeConnection(NULL, NULL, 0);
 	llmb_launcher_arrives();
+	pgstat_report_appname(LLMB_LAUNCHER_TYPE);
+	on_proc_exit(launcher_stops, 0);
+	llmb_log_process("launcher", "started", NULL);
 	for (;;)
 	{
 		TimestampTz now = GetCurrentTimestamp();
@@ -238,12 +266,14 @@ llmb_launcher_main(Datum arg)
 		}
 		if (llmb_enabled && now >= next_sweep)
 		{
+			pgstat_report_activity(STATE_RUNNING, "looking for databases that have work");
 			sweep();
 			next_sweep = TimestampTzPlusMilliseconds(now, llmb_sweep_interval_s * INT64CONST(1000));
 		}
 		if (llmb_enabled)
 			timeout = Min(look_after_databases(),
 						  TimestampDifferenceMilliseconds(GetCurrentTimestamp(), next_sweep) + 1);
+		show_waiting(timeout);
 		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, timeout,
 						 llmb_wait_event_launcher());
 		ResetLatch(MyLatch);

@@ -18,7 +18,9 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
+#include "failover.h"
 #include "fleet.h"
+#include "leftover.h"
 #include "lifecycle.h"
 #include "plan.h"
 #include "probe.h"
@@ -154,7 +156,7 @@ resume_job(LlmbJob *job)
 		LlmbFlight *flight = lfirst(lc);
 
 		if (flight->row->job == job->id)
-			flight->next_at = 0;
+			flight->next_at = flight->mend_at = 0;
 	}
 }
 
@@ -303,7 +305,9 @@ look_after_job(LlmbJob *job, TimestampTz now)
 		end_past_deadline(job);
 		return true;
 	}
-	if (job->queued > 0 && strcmp(job->state, "paused") != 0)
+	/* where there is a batch to be sent, that shows whether all is mended */
+	if (job->queued > 0 && (strcmp(job->state, "paused") != 0 ||
+							(job->awaits_mend && !llmb_fleet_has_job(job->id))))
 		return llmb_plan_batch(job, now);
 	if (job->queued > 0 || job->in_flight > 0 || job->live_batches)
 		return false;
@@ -367,12 +371,20 @@ in_trouble(Look *look)
 static void
 note_times(const LlmbJob *job, TimestampTz now)
 {
-	if (strcmp(job->state, "paused") != 0 || (job->in_flight > 0 && job->ours))
+	if (strcmp(job->state, "paused") != 0 || job->awaits_mend || (job->in_flight > 0 && job->ours))
 		jobs_active = true;
 	if (job->retry_at > now && (next_look == 0 || job->retry_at < next_look))
 		next_look = job->retry_at;
 	if (job->deadline > now && (next_look == 0 || job->deadline < next_look))
 		next_look = job->deadline;
+}
+
+/* Jobs are to be looked at by then; 0 never. */
+static void
+look_at_by(TimestampTz when)
+{
+	if (when != 0 && (next_look == 0 || when < next_look))
+		next_look = when;
 }
 
 static void
@@ -395,6 +407,7 @@ look_after_jobs(void *arg)
 		note_times(look.job, now);
 		if (!llmb_guarded(look_after_one, &look, "llm_batch: looking after a job"))
 			look.did = in_trouble(&look);
+		look_at_by(look.job->look_again_ms > 0 ? TimestampTzPlusMilliseconds(now, look.job->look_again_ms) : 0);
 		if (look.did)
 		{
 			/* the jobs behind it were not looked at */
@@ -423,6 +436,15 @@ apply_answers(void *arg)
 	llmb_turn_commit();
 }
 
+/* ---- request files at providers ---- */
+
+static void
+remove_files(void *arg)
+{
+	(void) arg;
+	llmb_leftover_step();
+}
+
 /* ---- the step ---- */
 
 void
@@ -430,6 +452,7 @@ llmb_lifecycle_begin(void)
 {
 	/* an error here ends the worker: without its batches it is of no use */
 	load_flights();
+	llmb_failover_begin();
 }
 
 void
@@ -438,6 +461,7 @@ llmb_lifecycle_look_again(void)
 	dirty = true;
 	commands_pending = true;
 	answers_pending = true;
+	llmb_leftover_look();
 }
 
 static long
@@ -467,6 +491,14 @@ llmb_lifecycle_step(void)
 	dirty |= llmb_fleet_wants_look();
 	if (commands_pending)
 		return obey() ? 0 : troubled();
+	if (llmb_failover_step(now, &next))
+		return 0;
+	if (llmb_leftover_next() != 0 && llmb_leftover_next() <= now)
+	{
+		if (!llmb_guarded(remove_files, NULL, "llm_batch: removing request files"))
+			llmb_leftover_failed();
+		return 0;
+	}
 	/* a flight may always have something to do; the others have their turn */
 	flight = due_flight(now, &next);
 	if (flight && now < others_due)
@@ -496,6 +528,8 @@ llmb_lifecycle_step(void)
 		next = next_look;
 	if (next_answer != 0 && (next == 0 || next_answer < next))
 		next = next_answer;
+	if (llmb_leftover_next() != 0 && (next == 0 || llmb_leftover_next() < next))
+		next = llmb_leftover_next();
 	return time_until(now, next);
 }
 
@@ -509,5 +543,5 @@ llmb_lifecycle_busy(void)
 		if (!((LlmbFlight *) lfirst(lc))->foreign)
 			return true;
 	}
-	return jobs_active || next_answer != 0 || llmb_probe_busy();
+	return jobs_active || next_answer != 0 || llmb_probe_busy() || llmb_failover_busy() || llmb_leftover_busy();
 }

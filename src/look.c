@@ -22,10 +22,12 @@
 #include "request.h"
 #include "shmem.h"
 #include "sql.h"
+#include "store_turnaround.h"
 
 PG_FUNCTION_INFO_V1(llmb_may_see);
 PG_FUNCTION_INFO_V1(llmb_worker_status);
 PG_FUNCTION_INFO_V1(llmb_answer_json);
+PG_FUNCTION_INFO_V1(llmb_time_left);
 
 /*
  * llm_batch.may_see(owner name) returns boolean
@@ -101,4 +103,35 @@ llmb_answer_json(PG_FUNCTION_ARGS)
 	initStringInfo(&out);
 	llmb_json_put_node(&out, json);
 	PG_RETURN_DATUM(DirectFunctionCall1(jsonb_in, CStringGetDatum(llmb_from_utf8(out.data, NULL))));
+}
+
+/*
+ * llm_batch.time_left(server name, model text, items int, done int,
+ * submitted_at timestamptz) returns interval
+ */
+Datum
+llmb_time_left(PG_FUNCTION_ARGS)
+{
+	LlmbSight	sight = {0, -1, -1, -1, -1};
+	LlmbExpectation expected;
+	int64		left;
+	Interval   *result;
+
+	if (PG_ARGISNULL(0) || PG_ARGISNULL(1) || PG_ARGISNULL(2))
+		PG_RETURN_NULL();
+	llmb_store_expect(NameStr(*PG_GETARG_NAME(0)), text_to_cstring(PG_GETARG_TEXT_PP(1)),
+					  PG_GETARG_INT32(2), &expected);
+	if (!PG_ARGISNULL(4))
+		sight.elapsed_ms = (GetCurrentTimestamp() - PG_GETARG_TIMESTAMPTZ(4)) / 1000;
+	if (!PG_ARGISNULL(3))
+	{
+		sight.total = PG_GETARG_INT32(2);
+		sight.done = PG_GETARG_INT32(3);
+	}
+	left = llmb_cadence_left_ms(&expected, &sight);
+	if (left < 0)
+		PG_RETURN_NULL();
+	result = palloc0(sizeof(Interval));
+	result->time = left * 1000;
+	PG_RETURN_INTERVAL_P(result);
 }

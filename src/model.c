@@ -9,7 +9,6 @@
 
 #include <math.h>
 
-#include "utils/memutils.h"
 #include "utils/timestamp.h"
 
 #include "model.h"
@@ -186,49 +185,17 @@ llmb_learn_enqueued_limit(const LlmbServer *server, const LlmbModel *model, int6
 
 /* ---- sizes that a provider has refused ---- */
 
-typedef struct LearnedSize
-{
-	char	   *server;
-	int64		bytes;
-} LearnedSize;
-
-static List *learned_sizes = NIL;
-
-static LearnedSize *
-learned_size(const char *server)
-{
-	ListCell   *lc;
-
-	foreach(lc, learned_sizes)
-	{
-		LearnedSize *learned = lfirst(lc);
-
-		if (strcmp(learned->server, server) == 0)
-			return learned;
-	}
-	return NULL;
-}
-
 int64
-llmb_learned_batch_bytes(const char *server)
+llmb_learned_batch_bytes(const char *server, const char *model)
 {
-	LearnedSize *learned = learned_size(server);
+	LlmbCalibration calibration;
 
-	return learned ? learned->bytes : 0;
+	llmb_store_calibration(server, model, &calibration);
+	return calibration.max_batch_bytes;
 }
 
 void
-llmb_learn_batch_bytes(const char *server, int64 bytes)
+llmb_learn_batch_bytes(const char *server, const char *model, int64 bytes)
 {
-	MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
-	LearnedSize *learned = learned_size(server);
-
-	if (learned == NULL)
-	{
-		learned = palloc0(sizeof(LearnedSize));
-		learned->server = pstrdup(server);
-		learned_sizes = lappend(learned_sizes, learned);
-	}
-	learned->bytes = Max(bytes, 1);
-	MemoryContextSwitchTo(old);
+	llmb_store_learn_bytes(server, model, Max(bytes, 1));
 }

@@ -42,6 +42,13 @@
 /* Sent too fast, or overloaded: by code, where the status may say anything. */
 #define BUSY_CODES "rate_limit_exceeded slow_down server_is_overloaded"
 
+/*
+ * Of a Responses body with an error: what another sending does not mend
+ * ("ResponseErrorCode" in openai-openapi); also image_*, invalid_*.
+ */
+#define FINAL_CODES \
+	"data_residency_mismatch empty_image_file failed_to_download_image unsupported_image_media_type"
+
 /* Codes of a body whose HTTP status was 200, and the status they stand for. */
 static const struct
 {
@@ -107,30 +114,33 @@ status_of_error(const LlmbOpenaiError *words)
 		if (llmb_openai_error_in(words, code_status[i].code))
 			return code_status[i].status;
 	}
-	/* of Responses: what is not one of these is the request's own fault */
-	return llmb_openai_error_in(words, REFUSAL_CODES) || strncmp(words->code, "invalid_", 8) == 0 ? 400 : 0;
+	/* the request's own fault; what is not known may pass */
+	return llmb_openai_error_in(words, REFUSAL_CODES " " FINAL_CODES) ||
+		strncmp(words->code, "invalid_", 8) == 0 || strncmp(words->code, "image_", 6) == 0 ? 400 : 0;
 }
 
 /* What a failed request comes to; status 0 unknown. */
 static void
 fail_by_error(int status, const LlmbOpenaiError *words, LlmbOutcome *outcome)
 {
+	const char *message = words->message;
+
+	if (message[0] == '\0')
+		message = psprintf("The provider answered with an error (status %d) and no words.", status);
 	if (status == 429 || status == 402)
-		llmb_outcome_fail(outcome, LLMB_RATE_LIMITED, true, words->message);
+		llmb_outcome_fail(outcome, LLMB_RATE_LIMITED, true, message);
 	else if (status == 408)
-		llmb_outcome_fail(outcome, LLMB_TIMEOUT, true, words->message);
+		llmb_outcome_fail(outcome, LLMB_TIMEOUT, true, message);
 	else if (status == 401 || status == 403)
-		llmb_outcome_fail(outcome, LLMB_AUTH, false, words->message);
+		llmb_outcome_fail(outcome, LLMB_AUTH, false, message);
 	else if (status == 413 || llmb_openai_error_in(words, LENGTH_CODES))
-		llmb_outcome_fail(outcome, LLMB_TOO_LARGE, false, words->message);
+		llmb_outcome_fail(outcome, LLMB_TOO_LARGE, false, message);
 	else if (llmb_openai_error_in(words, REFUSAL_CODES))
-		llmb_outcome_fail(outcome, LLMB_REFUSED, false, words->message);
+		llmb_outcome_fail(outcome, LLMB_REFUSED, false, message);
 	else if (status >= 400 && status < 500 && status != 409)
-		llmb_outcome_fail(outcome, LLMB_INVALID_REQUEST, false, words->message);
+		llmb_outcome_fail(outcome, LLMB_INVALID_REQUEST, false, message);
 	else
-		llmb_outcome_fail(outcome, LLMB_PROVIDER_ERROR, true, words->message);
-	if (outcome->error == NULL)
-		outcome->error = psprintf("The provider answered with an error (status %d) and no words.", status);
+		llmb_outcome_fail(outcome, LLMB_PROVIDER_ERROR, true, message);
 }
 
 /* Whose fault that is, of a request that was sent by itself. */
@@ -180,11 +190,11 @@ read_chat_usage(const LlmbJson *usage, LlmbOutcome *outcome)
 	LlmbJson   *in = llmb_json_get(usage, "prompt_tokens_details");
 	LlmbJson   *out = llmb_json_get(usage, "completion_tokens_details");
 
-	outcome->input_tokens = llmb_token_count(usage, "prompt_tokens");
-	outcome->cached_tokens = llmb_token_count(in, "cached_tokens");
-	outcome->cache_write_tokens = llmb_token_count(in, "cache_write_tokens");
-	outcome->output_tokens = llmb_token_count(usage, "completion_tokens");
-	outcome->reasoning_tokens = llmb_token_count(out, "reasoning_tokens");
+	outcome->input_tokens = llmb_count(usage, "prompt_tokens");
+	outcome->cached_tokens = llmb_count(in, "cached_tokens");
+	outcome->cache_write_tokens = llmb_count(in, "cache_write_tokens");
+	outcome->output_tokens = llmb_count(usage, "completion_tokens");
+	outcome->reasoning_tokens = llmb_count(out, "reasoning_tokens");
 	outcome->long_write_tokens = 0;
 }
 
@@ -293,11 +303,11 @@ read_response_usage(const LlmbJson *usage, LlmbOutcome *outcome)
 	LlmbJson   *in = llmb_json_get(usage, "input_tokens_details");
 	LlmbJson   *out = llmb_json_get(usage, "output_tokens_details");
 
-	outcome->input_tokens = llmb_token_count(usage, "input_tokens");
-	outcome->cached_tokens = llmb_token_count(in, "cached_tokens");
-	outcome->cache_write_tokens = llmb_token_count(in, "cache_write_tokens");
-	outcome->output_tokens = llmb_token_count(usage, "output_tokens");
-	outcome->reasoning_tokens = llmb_token_count(out, "reasoning_tokens");
+	outcome->input_tokens = llmb_count(usage, "input_tokens");
+	outcome->cached_tokens = llmb_count(in, "cached_tokens");
+	outcome->cache_write_tokens = llmb_count(in, "cache_write_tokens");
+	outcome->output_tokens = llmb_count(usage, "output_tokens");
+	outcome->reasoning_tokens = llmb_count(out, "reasoning_tokens");
 	outcome->long_write_tokens = 0;
 }
 
@@ -430,7 +440,7 @@ read_embedding(LlmbJson *body, LlmbOutcome *outcome)
 	LlmbJson   *usage = llmb_json_get(body, "usage");
 	LlmbJson   *first = llmb_json_at(llmb_json_get(body, "data"), 0);
 
-	outcome->input_tokens = llmb_token_count(usage, "prompt_tokens");
+	outcome->input_tokens = llmb_count(usage, "prompt_tokens");
 	outcome->cached_tokens = outcome->cache_write_tokens = outcome->long_write_tokens = 0;
 	outcome->output_tokens = outcome->reasoning_tokens = 0;
 	outcome->answer = copy_vector(llmb_json_get(first, "embedding"));
@@ -492,6 +502,8 @@ read_line_error(const LlmbJson *error, LlmbOutcome *outcome)
 
 	if (error->type == LLMB_JSON_STRING)
 		message = error->text;
+	if (message[0] == '\0')
+		message = code;
 
 	if (strcmp(code, "batch_expired") == 0)
 		llmb_outcome_fail(outcome, LLMB_EXPIRED, true, message);

@@ -239,6 +239,30 @@ header_lines(const char *name, const char *value, int *count)
 	return lines;
 }
 
+/* What travels in these headers is a secret, and pg_foreign_server is for all to read. */
+static void
+check_no_secret(const char *name, char **lines, int count)
+{
+	static const char *const secret[] = {
+		"authorization", "proxy-authorization", "x-api-key", "api-key", "x-goog-api-key", "cookie"
+	};
+
+	for (int i = 0; i < count; i++)
+	{
+		size_t		len = strcspn(lines[i], ":");
+
+		for (int s = 0; s < (int) lengthof(secret); s++)
+		{
+			if (len == strlen(secret[s]) && pg_strncasecmp(lines[i], secret[s], len) == 0)
+				ereport(ERROR,
+						(errcode(ERRCODE_FDW_INVALID_ATTRIBUTE_VALUE),
+						 errmsg("option \"%s\" must not hold the header \"%s\"", name, secret[s]),
+						 errdetail("Everybody can read the options of servers."),
+						 errhint("Put the key into a user mapping; option \"auth\" says in which header it travels.")));
+		}
+	}
+}
+
 /* ---- addresses ---- */
 
 /* The host of a URL that begins with http:// or https://, lower case. */
@@ -379,6 +403,7 @@ static void
 check_value(const Option *option, const char *value)
 {
 	bool		flag;
+	char	  **lines;
 	int			count;
 
 	switch (option->type)
@@ -404,7 +429,8 @@ check_value(const Option *option, const char *value)
 			check_url(option->name, value);
 			break;
 		case OPT_HEADERS:
-			(void) header_lines(option->name, value, &count);
+			lines = header_lines(option->name, value, &count);
+			check_no_secret(option->name, lines, count);
 			break;
 		default:
 			(void) number_value(option, value);

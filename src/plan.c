@@ -12,17 +12,20 @@
  */
 #include "llm_batch.h"
 
+#include "access/xlog.h"
 #include "miscadmin.h"
 #include "utils/acl.h"
 #include "utils/memutils.h"
 
 #include "compat.h"
+#include "failover.h"
 #include "fleet.h"
 #include "flight.h"
 #include "model.h"
 #include "options.h"
 #include "plan.h"
 #include "request.h"
+#include "token.h"
 #include "turn.h"
 
 /* A set of items that are sent singly: what is spooled at a time. */
@@ -40,6 +43,7 @@ typedef enum Full
 
 typedef struct Planning
 {
+	MemoryContext context;		/* of what outlives the planning */
 	LlmbJob    *job;
 	LlmbServer *server;
 	LlmbModel  *model;
@@ -129,9 +133,9 @@ plan_prompt(const LlmbPrompt *prompt, void *arg)
 	return true;
 }
 
-/* 64 random bits: what tells a batch of ours from any other. */
+/* With 64 random bits: what tells a batch of ours from any other. */
 static char *
-new_token(void)
+new_token(int64 job, int first)
 {
 	uint64		random;
 
@@ -139,25 +143,36 @@ new_token(void)
 		ereport(ERROR,
 				(errcode(ERRCODE_INTERNAL_ERROR),
 				 errmsg("could not generate a random token")));
-	return psprintf("%016llx", (unsigned long long) random);
+	return llmb_token_make(llmb_token_home(GetSystemIdentifier(), MyDatabaseId), job, first, random);
 }
 
-/* In a turn.  NULL when the job may be planned, else why not. */
-static const char *
-obstacle(const LlmbJob *job, LlmbServer **server)
+/*
+ * In a turn: whether the job may be planned.  If not, it is paused until that
+ * is mended; one that is paused already goes on if it may.
+ */
+static bool
+has_ground(LlmbJob *job, LlmbServer **server, bool *changed)
 {
-	Oid			owner = get_role_oid(job->owner, true);
+	LlmbGround	ground = {.job = job};
+	const char *reason = llmb_ground_obstacle(job->server, &ground);
 
-	*server = llmb_server_by_name(job->server);
-	if (!OidIsValid(owner))
-		return psprintf("role \"%s\" does not exist any more", job->owner);
-	if (*server == NULL || (*server)->provider == NULL)
-		return psprintf("server \"%s\" does not exist any more", job->server);
-	if (!(*server)->enabled)
-		return psprintf("server \"%s\" is disabled", job->server);
-	if (llmb_foreign_server_aclcheck((*server)->oid, owner) != ACLCHECK_OK)
-		return psprintf("role \"%s\" has lost USAGE on server \"%s\"", job->owner, job->server);
-	return NULL;
+	*server = ground.server;
+	*changed = false;
+	if (reason)
+	{
+		*changed = job->reason == NULL || strcmp(job->reason, reason) != 0;
+		llmb_store_await_mend(job->id, reason);
+		if (*changed)
+			llmb_store_event(job->id, 0, "paused", "%s", reason);
+		job->look_again_ms = llmb_look_again_ms(ground.server, 1);
+		return false;
+	}
+	if (job->awaits_mend)
+	{
+		llmb_store_resume_job(job->id);
+		llmb_store_event(job->id, 0, "resumed", "what the job was paused for is mended: it goes on");
+	}
+	return true;
 }
 
 /* ---- ways ---- */
@@ -233,8 +248,13 @@ set_limits(Planning *planning)
 
 	planning->max_bytes = planning->row->realtime ?
 		Min(REALTIME_BYTES, planning->server->max_batch_bytes) : planning->server->max_batch_bytes;
-	if (!planning->row->realtime && llmb_learned_batch_bytes(job->server) > 0)
-		planning->max_bytes = Min(planning->max_bytes, llmb_learned_batch_bytes(job->server));
+	if (!planning->row->realtime)
+	{
+		int64		learned = llmb_learned_batch_bytes(job->server, job->model);
+
+		if (learned > 0)
+			planning->max_bytes = Min(planning->max_bytes, learned);
+	}
 	set_rates(planning);
 	set_queue_room(planning);
 	planning->cost_left = job->max_cost < 0 ? -1 : Max(0, job->max_cost - job->cost - LLMB_BUDGET_MARGIN * job->flying_cost);
@@ -272,6 +292,7 @@ collect(Planning *planning, TimestampTz now)
 	if (row->realtime)
 		limit = Max(REALTIME_ITEMS, 4 * (int) planning->server->realtime_concurrency);
 	set_limits(planning);
+	row->token = MemoryContextStrdup(planning->context, new_token(job->id, fresh ? job->planned_to + 1 : 0));
 	if (fresh)
 		llmb_store_new_prompts(job->id, job->planned_to, limit, plan_prompt, planning);
 	else
@@ -284,6 +305,7 @@ begin_planning(Planning *planning, LlmbJob *job, LlmbServer *server, MemoryConte
 {
 	MemoryContext old;
 
+	planning->context = context;
 	planning->job = job;
 	planning->server = server;
 	planning->def = llmb_store_job_def(job->id);
@@ -296,7 +318,6 @@ begin_planning(Planning *planning, LlmbJob *job, LlmbServer *server, MemoryConte
 	planning->row->owner = pstrdup(job->owner);
 	planning->row->server = pstrdup(job->server);
 	planning->row->model = pstrdup(job->model);
-	planning->row->token = new_token();
 	planning->range_space = 16;
 	planning->row->ranges = palloc(sizeof(LlmbRange) * planning->range_space);
 	MemoryContextSwitchTo(old);
@@ -334,7 +355,7 @@ llmb_plan_batch(LlmbJob *job, TimestampTz now)
 	MemoryContext context;
 	Planning	planning = {0};
 	LlmbServer *server;
-	const char *reason;
+	bool		changed;
 	bool		paused = false;
 	bool		due = job->planned_to < job->total || (job->retry_attempt > 0 && job->retry_at <= now);
 
@@ -344,15 +365,12 @@ llmb_plan_batch(LlmbJob *job, TimestampTz now)
 	if (job->planned_to >= job->total && llmb_fleet_landing(job->id))
 		return false;
 	llmb_turn_begin("planning a batch");
-	reason = obstacle(job, &server);
-	if (reason)
+	if (!has_ground(job, &server, &changed))
 	{
-		llmb_store_job_state(job->id, "paused", reason);
-		llmb_store_event(job->id, 0, "paused", "%s", reason);
 		llmb_turn_commit();
-		return true;
+		return changed;
 	}
-	if (!room_for_batch(job, server, now))
+	if (!llmb_failover_allows(job) || !room_for_batch(job, server, now))
 	{
 		llmb_turn_commit();
 		return false;

@@ -7,12 +7,17 @@
  */
 #include "common.h"
 
+#include "mb/pg_wchar.h"
+
 #include "batch.h"
 #include "json.h"
 #include "provider.h"
 
 /* Longest id that may enter a path; the providers' have up to 50 characters. */
 #define MAX_ID_LEN 128
+
+/* 10000-01-01T00:00:00Z in seconds; no time that a provider writes is later. */
+#define YEAR_10000 INT64CONST(253402300800)
 
 /* ---- words ---- */
 
@@ -90,9 +95,19 @@ llmb_take_string(LlmbJson *node, const char *member)
 }
 
 int64
-llmb_token_count(const LlmbJson *node, const char *member)
+llmb_count(const LlmbJson *node, const char *member)
 {
-	return Max(llmb_json_int(node, member, -1), -1);
+	int64		count = llmb_json_int(node, member, -1);
+
+	return (count >= 0 && count <= PG_INT32_MAX) ? count : -1;
+}
+
+int64
+llmb_epoch_seconds(const LlmbJson *node, const char *member)
+{
+	int64		seconds = llmb_json_int(node, member, 0);
+
+	return (seconds > 0 && seconds < YEAR_10000) ? seconds : 0;
 }
 
 void
@@ -109,8 +124,13 @@ llmb_outcome_fail(LlmbOutcome *outcome, LlmbCode code, bool retryable, const cha
 {
 	outcome->code = code;
 	outcome->retryable = retryable;
+	if (outcome->error != NULL && outcome->error[0] == '\0')
+	{
+		pfree(outcome->error);
+		outcome->error = NULL;
+	}
 	if (outcome->error == NULL)
-		outcome->error = llmb_copy_or_null(error);
+		outcome->error = pstrdup((error != NULL && error[0] != '\0') ? error : "The provider gave no reason.");
 }
 
 void
@@ -180,6 +200,22 @@ llmb_open_line(char *line, size_t len, const char *id_member, LlmbOutcome *outco
 	return NULL;
 }
 
+/* Some write "500\xC2\xB5s"; what is not even UTF-8 becomes '?'. */
+static char *
+copy_value(const char *text, size_t len)
+{
+	char	   *copy = pnstrdup(text, len);
+	int			whole = strlen(copy);
+	bool		utf8 = pg_encoding_verifymbstr(PG_UTF8, copy, whole) == whole;
+
+	for (char *p = copy; *p != '\0'; p++)
+	{
+		if ((unsigned char) *p < ' ' || *p == 0x7F || (IS_HIGHBIT_SET(*p) && !utf8))
+			*p = '?';
+	}
+	return copy;
+}
+
 char *
 llmb_reply_header(const LlmbHttpReply *http, const char *name)
 {
@@ -192,7 +228,7 @@ llmb_reply_header(const LlmbHttpReply *http, const char *name)
 		size_t		line_len = end ? (size_t) (end - line) : strlen(line);
 
 		if (line_len > len + 2 && strncmp(line, name, len) == 0 && line[len] == ':' && line[len + 1] == ' ')
-			return pnstrdup(line + len + 2, line_len - len - 2);
+			return copy_value(line + len + 2, line_len - len - 2);
 		line = end ? end + 1 : NULL;
 	}
 	return NULL;
@@ -271,7 +307,7 @@ llmb_rfc3339_ms(const char *text)
 	}
 	else if (*at != 'Z' && *at != 'z')
 		return 0;
-	return seconds * 1000 + ms;
+	return (seconds >= 0) ? seconds * 1000 + ms : 0;
 }
 
 /* ---- calls ---- */

@@ -29,11 +29,16 @@ extern char *llmb_copy_or_null(const char *text);
 extern const char *llmb_string_or_empty(const LlmbJson *node, const char *member);
 /* Takes a string member out of the tree instead of copying it; NULL without. */
 extern char *llmb_take_string(LlmbJson *node, const char *member);
-/* A count of tokens: -1 when absent or negative. */
-extern int64 llmb_token_count(const LlmbJson *node, const char *member);
+/*
+ * A count, of tokens or of requests: -1 when it is absent, negative, or more
+ * than anything has (counts are added up, and stored as integer).
+ */
+extern int64 llmb_count(const LlmbJson *node, const char *member);
+/* A time in epoch seconds; 0 when it is absent, or none of this age. */
+extern int64 llmb_epoch_seconds(const LlmbJson *node, const char *member);
 /* Zeroes the outcome and marks all counts unknown. */
 extern void llmb_outcome_init(LlmbOutcome *outcome);
-/* The outcome is a failure; error (copied) unless it has one already. */
+/* The outcome is a failure; error (copied) unless it has one already.  It gets one in any case. */
 extern void llmb_outcome_fail(LlmbOutcome *outcome, LlmbCode code, bool retryable, const char *error);
 /* Zeroes the reply, counts of its batch unknown, but keeps retry_after_ms. */
 extern void llmb_reply_forget(LlmbReply *reply);
@@ -57,7 +62,7 @@ extern void llmb_read_reply(LlmbVerb verb, LlmbHttpReply *http, LlmbReply *reply
  */
 extern LlmbJson *llmb_open_line(char *line, size_t len, const char *id_member,
 								LlmbOutcome *outcome, bool *altered);
-/* A header of the reply, by its name in lower case: palloc'd, or NULL. */
+/* A header of the reply, by its name in lower case: palloc'd, UTF-8 without control characters; or NULL. */
 extern char *llmb_reply_header(const LlmbHttpReply *http, const char *name);
 /* A count in a header, or -1. */
 extern int64 llmb_reply_header_int(const LlmbHttpReply *http, const char *name);

@@ -696,6 +696,7 @@ anthropic_make_call(LlmbVerb verb, const LlmbBatchRef *ref, const char *key, Llm
 			return true;
 		case LLMB_CALL_UPLOAD:
 		case LLMB_CALL_UPLOAD_DATA:
+		case LLMB_CALL_FIND_FILE:
 		case LLMB_CALL_DELETE_FILE:
 			return false;
 	}
@@ -823,30 +824,33 @@ fail_by_error(LlmbOutcome *outcome, const ErrorWords *words)
 		{"rate_limit_error", LLMB_RATE_LIMITED, true},
 		{"timeout_error", LLMB_TIMEOUT, true},
 	};
+	const char *message = words->message;
 	int			i;
 
+	if (message[0] == '\0')
+		message = words->type;
 	if (outcome->request_id == NULL)
 		outcome->request_id = llmb_copy_or_null(words->request_id);
 	if (money_code(words) != NULL)
 	{
-		llmb_outcome_fail(outcome, LLMB_RATE_LIMITED, true, words->message);
+		llmb_outcome_fail(outcome, LLMB_RATE_LIMITED, true, message);
 		return;
 	}
 	if (is_about_length(words))
 	{
-		llmb_outcome_fail(outcome, LLMB_TOO_LARGE, false, words->message);
+		llmb_outcome_fail(outcome, LLMB_TOO_LARGE, false, message);
 		return;
 	}
 	for (i = 0; i < (int) lengthof(kinds); i++)
 	{
 		if (strcmp(words->type, kinds[i].type) == 0)
 		{
-			llmb_outcome_fail(outcome, kinds[i].code, kinds[i].retryable, words->message);
+			llmb_outcome_fail(outcome, kinds[i].code, kinds[i].retryable, message);
 			return;
 		}
 	}
 	/* "any other kind may be sent again unchanged" ("Batch processing") */
-	llmb_outcome_fail(outcome, LLMB_PROVIDER_ERROR, true, words->message);
+	llmb_outcome_fail(outcome, LLMB_PROVIDER_ERROR, true, message);
 }
 
 /*
@@ -880,15 +884,6 @@ add_counts(int64 a, int64 b)
 	return a + b;
 }
 
-/* A count of requests; -1 when it is absent, or more than any batch holds. */
-static int64
-read_count(const LlmbJson *counts, const char *name)
-{
-	int64		count = llmb_token_count(counts, name);
-
-	return count <= PG_INT32_MAX ? count : -1;
-}
-
 /*
  * The five counts always add up to the number of requests.  Until the end
  * all are "processing", whatever has been done: that is no progress.
@@ -902,9 +897,9 @@ read_counts(const LlmbJson *node, LlmbRemoteBatch *batch)
 
 	batch->total = 0;
 	for (i = 0; i < (int) lengthof(names); i++)
-		batch->total = add_counts(batch->total, read_count(counts, names[i]));
-	batch->done = has_ended(batch) ? read_count(counts, "succeeded") : -1;
-	batch->failed = has_ended(batch) ? read_count(counts, "errored") : -1;
+		batch->total = add_counts(batch->total, llmb_count(counts, names[i]));
+	batch->done = has_ended(batch) ? llmb_count(counts, "succeeded") : -1;
+	batch->failed = has_ended(batch) ? llmb_count(counts, "errored") : -1;
 }
 
 /* False when this is not a batch, or one that cannot be worked with. */
@@ -918,6 +913,7 @@ read_batch(const LlmbJson *node, LlmbRemoteBatch *batch)
 	if (status == NULL || !llmb_is_id(id) || (type != NULL && strcmp(type, "message_batch") != 0))
 		return false;
 	batch->created_s = llmb_rfc3339_ms(llmb_json_string(node, "created_at")) / 1000;
+	batch->ended_ms = llmb_rfc3339_ms(llmb_json_string(node, "ended_at"));
 	batch->state = read_state(node, status);
 	read_counts(node, batch);
 	/* that there are results; where, make_call() knows */
@@ -983,6 +979,7 @@ read_success(LlmbVerb verb, const LlmbHttpReply *http, const LlmbJson *body, Llm
 			return true;
 		case LLMB_CALL_UPLOAD:
 		case LLMB_CALL_UPLOAD_DATA:
+		case LLMB_CALL_FIND_FILE:
 		case LLMB_CALL_DELETE_FILE:
 		case LLMB_CALL_ANSWER:
 			break;
@@ -1008,18 +1005,18 @@ static void
 read_usage(const LlmbJson *usage, LlmbOutcome *outcome)
 {
 	LlmbJson   *written = llmb_json_get(usage, "cache_creation");
-	int64		shorter = llmb_token_count(written, "ephemeral_5m_input_tokens");
+	int64		shorter = llmb_count(written, "ephemeral_5m_input_tokens");
 
-	outcome->cached_tokens = llmb_token_count(usage, "cache_read_input_tokens");
-	outcome->cache_write_tokens = llmb_token_count(usage, "cache_creation_input_tokens");
-	outcome->long_write_tokens = llmb_token_count(written, "ephemeral_1h_input_tokens");
+	outcome->cached_tokens = llmb_count(usage, "cache_read_input_tokens");
+	outcome->cache_write_tokens = llmb_count(usage, "cache_creation_input_tokens");
+	outcome->long_write_tokens = llmb_count(written, "ephemeral_1h_input_tokens");
 	if (outcome->cache_write_tokens < 0)
 		outcome->cache_write_tokens = add_counts(shorter, outcome->long_write_tokens);
-	outcome->input_tokens = add_counts(llmb_token_count(usage, "input_tokens"),
+	outcome->input_tokens = add_counts(llmb_count(usage, "input_tokens"),
 									   add_counts(Max(outcome->cached_tokens, 0),
 												  Max(outcome->cache_write_tokens, 0)));
-	outcome->output_tokens = llmb_token_count(usage, "output_tokens");
-	outcome->reasoning_tokens = llmb_token_count(llmb_json_get(usage, "output_tokens_details"), "thinking_tokens");
+	outcome->output_tokens = llmb_count(usage, "output_tokens");
+	outcome->reasoning_tokens = llmb_count(llmb_json_get(usage, "output_tokens_details"), "thinking_tokens");
 }
 
 /* The text blocks, joined; thinking may stand before them.  NULL: there is none. */

@@ -650,15 +650,19 @@ make_create(const LlmbBatchRef *ref, const char *version, LlmbCall *call)
 	return set_path(call, "POST", version, model, ":batchGenerateContent");
 }
 
-/* A page token is opaque: what is not a plain letter is escaped. */
+/*
+ * A page of "batches" or of "files", 100 of which are the most for both (Files
+ * API reference, "files.list").  A page token is opaque: what is not a plain
+ * letter is escaped.
+ */
 static bool
-make_list(const LlmbBatchRef *ref, const char *version, LlmbCall *call)
+make_list(const LlmbBatchRef *ref, const char *version, const char *what, LlmbCall *call)
 {
 	StringInfoData path;
 	const char *p;
 
 	initStringInfo(&path);
-	appendStringInfo(&path, "/%s/batches?pageSize=%d", version, LIST_LIMIT);
+	appendStringInfo(&path, "/%s/%s?pageSize=%d", version, what, LIST_LIMIT);
 	if (ref->cursor != NULL)
 	{
 		if (ref->cursor[0] == '\0' || strlen(ref->cursor) > MAX_CURSOR)
@@ -735,7 +739,9 @@ gemini_make_call(LlmbVerb verb, const LlmbBatchRef *ref, const char *key, LlmbCa
 		case LLMB_CALL_POLL:
 			return is_name(ref->remote_id, "batches/") && set_path(call, "GET", v, ref->remote_id, "");
 		case LLMB_CALL_LIST:
-			return make_list(ref, v, call);
+			return make_list(ref, v, "batches", call);
+		case LLMB_CALL_FIND_FILE:
+			return make_list(ref, v, "files", call);
 		case LLMB_CALL_CANCEL:
 			return make_cancel(ref, v, call);
 		case LLMB_CALL_FETCH:
@@ -1104,7 +1110,14 @@ read_output(const LlmbJson *node, LlmbRemoteBatch *batch)
 	return true;
 }
 
-/* A count that does not come is zero; without the object nothing is known. */
+/* A count that does not come is zero; -1 for one that cannot be. */
+static int64
+read_count(const LlmbJson *stats, const char *member)
+{
+	return llmb_json_get(stats, member) == NULL ? 0 : llmb_count(stats, member);
+}
+
+/* Without the object nothing is known. */
 static void
 read_counts(const LlmbJson *stats, LlmbRemoteBatch *batch)
 {
@@ -1113,9 +1126,9 @@ read_counts(const LlmbJson *stats, LlmbRemoteBatch *batch)
 		batch->total = batch->done = batch->failed = -1;
 		return;
 	}
-	batch->total = Max(llmb_json_int(stats, "requestCount", 0), 0);
-	batch->done = Max(llmb_json_int(stats, "successfulRequestCount", 0), 0);
-	batch->failed = Max(llmb_json_int(stats, "failedRequestCount", 0), 0);
+	batch->total = read_count(stats, "requestCount");
+	batch->done = read_count(stats, "successfulRequestCount");
+	batch->failed = read_count(stats, "failedRequestCount");
 }
 
 /* Why the operation failed as a whole. */
@@ -1195,6 +1208,7 @@ read_batch(const LlmbJson *node, LlmbRemoteBatch *batch)
 	batch->token = llmb_is_id(token) ? pstrdup(token) : NULL;
 	batch->input = is_name(input, "files/") ? pstrdup(input) : NULL;
 	batch->created_s = llmb_rfc3339_ms(llmb_json_string(metadata, "createTime")) / 1000;
+	batch->ended_ms = llmb_rfc3339_ms(llmb_json_string(metadata, "endTime"));
 	read_counts(llmb_json_get(metadata, "batchStats"), batch);
 
 	batch->state = read_state(llmb_string_or_empty(metadata, "state"));
@@ -1262,6 +1276,53 @@ read_listing(const LlmbJson *body, LlmbReply *reply)
 		if (!read_batch(node, batch))
 			return false;
 		batch->created_s = 0;
+	}
+	reply->next_cursor = llmb_copy_or_null(cursor);
+	return true;
+}
+
+static LlmbFileState
+read_file_state(const char *state)
+{
+	if (strcmp(state, "FAILED") == 0)
+		return LLMB_FILE_BROKEN;
+	return strcmp(state, "PROCESSING") == 0 ? LLMB_FILE_PENDING : LLMB_FILE_READY;
+}
+
+/*
+ * {"files":[{"name":...,"displayName":...,"sizeBytes":"1234","state":"ACTIVE"}]},
+ * in an order that is not documented: no times are given.  "{}" is an empty
+ * list; what is not understood is passed over, for no money hangs on it.
+ */
+static bool
+read_files(const LlmbJson *body, LlmbReply *reply)
+{
+	const LlmbJson *files = llmb_json_get(body, "files");
+	const char *cursor = llmb_string_or_empty(body, "nextPageToken");
+	const LlmbJson *node = NULL;
+
+	if (body == NULL || body->type != LLMB_JSON_OBJECT || strlen(cursor) > MAX_CURSOR)
+		return false;
+	if (!llmb_json_is_null(files))
+	{
+		if (files->type != LLMB_JSON_ARRAY)
+			return false;
+		node = files->first;
+	}
+	reply->files = palloc0(sizeof(LlmbRemoteFile) * Max(node ? files->count : 0, 1));
+	for (; node != NULL; node = node->next)
+	{
+		LlmbRemoteFile *file = &reply->files[reply->file_count];
+		const char *name = llmb_json_string(node, "name");
+		const char *token = llmb_json_string(node, "displayName");
+
+		if (!is_name(name, "files/"))
+			continue;
+		file->id = pstrdup(name);
+		file->token = llmb_is_id(token) ? pstrdup(token) : NULL;
+		file->bytes = Max(llmb_json_int(node, "sizeBytes", -1), -1);
+		file->state = read_file_state(llmb_string_or_empty(node, "state"));
+		reply->file_count++;
 	}
 	reply->next_cursor = llmb_copy_or_null(cursor);
 	return true;
@@ -1336,6 +1397,8 @@ read_success(LlmbVerb verb, const LlmbHttpReply *http, const LlmbJson *body, Llm
 			return read_described_batch(body, reply);
 		case LLMB_CALL_LIST:
 			return read_listing(body, reply);
+		case LLMB_CALL_FIND_FILE:
+			return read_files(body, reply);
 		case LLMB_CALL_FETCH:
 			return read_inline(body, reply);
 		case LLMB_CALL_CHECK:

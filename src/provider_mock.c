@@ -210,6 +210,10 @@ mock_answer(LlmbVerb verb, const LlmbBatchRef *ref, int64 now_ms,
 			/* in process nothing comes between a create and its answer */
 			appendStringInfoString(&out, "{\"object\":\"list\",\"data\":[],\"has_more\":false}");
 			break;
+		case LLMB_CALL_FIND_FILE:
+			/* uploads are always answered, and leave nothing */
+			appendStringInfoString(&out, "{\"object\":\"list\",\"data\":[],\"has_more\":false}");
+			break;
 		case LLMB_CALL_FETCH:
 			/* its lines come from answer_line() */
 			break;

@@ -32,6 +32,12 @@
 
 /* Batches on a page of a listing: the most there can be. */
 #define LIST_LIMIT 100
+/* Files on a page; 10,000 would be allowed, and be more than a reply may be long. */
+#define FILE_LIMIT 1000
+
+/* The name of a request file: our token between these. */
+#define FILE_PREFIX "llm_batch-"
+#define FILE_SUFFIX ".jsonl"
 
 /*
  * Calls
@@ -69,7 +75,7 @@ make_upload(const LlmbBatchRef *ref, LlmbCall *call)
 					 "\r\n"
 					 "batch\r\n"
 					 "--llm_batch-%s\r\n"
-					 "Content-Disposition: form-data; name=\"file\"; filename=\"llm_batch-%s.jsonl\"\r\n"
+					 "Content-Disposition: form-data; name=\"file\"; filename=\"" FILE_PREFIX "%s" FILE_SUFFIX "\"\r\n"
 					 "Content-Type: application/octet-stream\r\n"
 					 "\r\n",
 					 ref->token, ref->token, ref->token);
@@ -109,6 +115,22 @@ make_list(const LlmbBatchRef *ref, LlmbCall *call)
 	if (!llmb_is_id(ref->cursor))
 		return false;
 	call->path = psprintf("/batches?limit=%d&after=%s", LIST_LIMIT, ref->cursor);
+	return true;
+}
+
+/* Newest first, which is also the default (OpenAPI document, listFiles). */
+static bool
+make_find_file(const LlmbBatchRef *ref, LlmbCall *call)
+{
+	call->method = "GET";
+	if (ref->cursor == NULL)
+	{
+		call->path = psprintf("/files?purpose=batch&order=desc&limit=%d", FILE_LIMIT);
+		return true;
+	}
+	if (!llmb_is_id(ref->cursor))
+		return false;
+	call->path = psprintf("/files?purpose=batch&order=desc&limit=%d&after=%s", FILE_LIMIT, ref->cursor);
 	return true;
 }
 
@@ -153,6 +175,8 @@ make_path(LlmbVerb verb, const LlmbBatchRef *ref, LlmbCall *call)
 			return set_path(call, "GET", "/batches/", ref->remote_id, "");
 		case LLMB_CALL_LIST:
 			return make_list(ref, call);
+		case LLMB_CALL_FIND_FILE:
+			return make_find_file(ref, call);
 		case LLMB_CALL_CANCEL:
 			return set_path(call, "POST", "/batches/", ref->remote_id, "/cancel");
 		case LLMB_CALL_FETCH:
@@ -397,6 +421,19 @@ read_bad_lines(const LlmbJson *errors, LlmbRemoteBatch *batch)
 	}
 }
 
+/* In whole seconds; a batch has at most one of these. */
+static int64
+read_end_ms(const LlmbJson *node)
+{
+	static const char *const names[] = {"completed_at", "expired_at", "cancelled_at", "failed_at"};
+	int64		seconds = 0;
+	int			i;
+
+	for (i = 0; i < (int) lengthof(names); i++)
+		seconds = Max(seconds, llmb_epoch_seconds(node, names[i]));
+	return seconds * 1000;
+}
+
 /* False when this is not a batch, or one that cannot be worked with. */
 static bool
 read_batch(const LlmbJson *node, LlmbRemoteBatch *batch)
@@ -414,7 +451,8 @@ read_batch(const LlmbJson *node, LlmbRemoteBatch *batch)
 		!read_id(node, "input_file_id", &batch->input))
 		return false;
 	batch->token = llmb_is_id(token) ? pstrdup(token) : NULL;
-	batch->created_s = llmb_json_int(node, "created_at", 0);
+	batch->created_s = llmb_epoch_seconds(node, "created_at");
+	batch->ended_ms = read_end_ms(node);
 	batch->state = read_state(status);
 	if (batch->state == LLMB_REMOTE_FAILED)
 	{
@@ -425,9 +463,9 @@ read_batch(const LlmbJson *node, LlmbRemoteBatch *batch)
 	/* before validation is through all counts are 0, which tells nothing */
 	if (pg_strcasecmp(status, "validating") == 0)
 		counts = NULL;
-	batch->total = llmb_json_int(counts, "total", -1);
-	batch->done = llmb_json_int(counts, "completed", -1);
-	batch->failed = llmb_json_int(counts, "failed", -1);
+	batch->total = llmb_count(counts, "total");
+	batch->done = llmb_count(counts, "completed");
+	batch->failed = llmb_count(counts, "failed");
 
 	/* the id last: whoever sees one sees a whole batch */
 	return read_id(node, "id", &batch->id) && batch->id != NULL;
@@ -486,6 +524,65 @@ read_listing(const LlmbJson *body, LlmbReply *reply)
 	return true;
 }
 
+/* The token in a file's name as make_upload() writes it; NULL when it is none of ours. */
+static char *
+token_of_name(const char *name)
+{
+	size_t		len = strlen(name);
+	size_t		prefix = strlen(FILE_PREFIX);
+	size_t		suffix = strlen(FILE_SUFFIX);
+	char	   *token;
+
+	if (len <= prefix + suffix || strncmp(name, FILE_PREFIX, prefix) != 0 ||
+		strcmp(name + len - suffix, FILE_SUFFIX) != 0)
+		return NULL;
+	token = pnstrdup(name + prefix, len - prefix - suffix);
+	return llmb_is_id(token) ? token : NULL;
+}
+
+/* "status" is deprecated, so that a file without one is as good as any. */
+static LlmbFileState
+read_file_state(const char *status)
+{
+	if (strcmp(status, "error") == 0)
+		return LLMB_FILE_BROKEN;
+	return strcmp(status, "uploaded") == 0 ? LLMB_FILE_PENDING : LLMB_FILE_READY;
+}
+
+/*
+ * Other than with batches, money does not hang on the completeness of this
+ * listing: what is not understood is passed over.
+ */
+static bool
+read_files(const LlmbJson *body, LlmbReply *reply)
+{
+	LlmbJson   *data = llmb_json_get(body, "data");
+	LlmbJson   *more = llmb_json_get(body, "has_more");
+	LlmbJson   *node;
+	const char *last = NULL;
+
+	if (data == NULL || data->type != LLMB_JSON_ARRAY)
+		return false;
+	reply->files = palloc0(sizeof(LlmbRemoteFile) * Max(data->count, 1));
+	for (node = data->first; node != NULL; node = node->next)
+	{
+		LlmbRemoteFile *file = &reply->files[reply->file_count];
+
+		last = llmb_json_string(node, "id");
+		if (!llmb_is_id(last))
+			continue;
+		file->id = pstrdup(last);
+		file->token = token_of_name(llmb_string_or_empty(node, "filename"));
+		file->bytes = Max(llmb_json_int(node, "bytes", -1), -1);
+		file->created_s = llmb_epoch_seconds(node, "created_at");
+		file->state = read_file_state(llmb_string_or_empty(node, "status"));
+		reply->file_count++;
+	}
+	if (more != NULL && more->type == LLMB_JSON_BOOL && more->boolean && llmb_is_id(last))
+		reply->next_cursor = pstrdup(last);
+	return true;
+}
+
 /* False when the reply is not what the call should bring. */
 static bool
 read_success(LlmbVerb verb, const LlmbHttpReply *http, const LlmbJson *body, LlmbReply *reply)
@@ -503,6 +600,8 @@ read_success(LlmbVerb verb, const LlmbHttpReply *http, const LlmbJson *body, Llm
 			return read_described_batch(body, reply);
 		case LLMB_CALL_LIST:
 			return read_listing(body, reply);
+		case LLMB_CALL_FIND_FILE:
+			return read_files(body, reply);
 		case LLMB_CALL_CHECK:
 			data = llmb_json_get(body, "data");
 			reply->models = (data != NULL) ? data->count : 0;

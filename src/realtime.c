@@ -29,6 +29,7 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
+#include "health.h"
 #include "lane.h"
 #include "model.h"
 #include "realtime.h"
@@ -79,6 +80,7 @@ struct LlmbRealtime
 	int64		retry_base_ms;
 	int64		retry_max_ms;
 	const char *pause_reason;	/* what the provider refused, for the next turn */
+	bool		went_well;		/* a request was taken since the last turn */
 	char	   *trouble;		/* what holds it up, for the next turn's event */
 	int			unanswered;		/* since the last turn */
 	TimestampTz told_at;		/* of the last event about trouble */
@@ -191,6 +193,7 @@ end_slot(Slot *slot, const LlmbEnding *ending)
 			note_trouble(realtime, words);
 			return LLMB_PACE_ANSWERED;
 		default:
+			realtime->went_well |= ending->reply.fault != LLMB_FAULT_RETRY;
 			keep_outcome(slot, &ending->outcome);
 			/* a success that cannot be read: it ran */
 			slot->outcome.perhaps_run = ending->status >= 200 && ending->status < 300;
@@ -359,9 +362,9 @@ pause_refused(LlmbRealtime *realtime)
 {
 	LlmbFlight *flight = realtime->flight;
 
-	llmb_flight_pause(flight, llmb_flight_job(flight),
-					  psprintf("%s: the provider refused a request (%s)", realtime->pause_reason,
-							   realtime->trouble ? realtime->trouble : "no reason given"));
+	llmb_flight_await_mend(flight, flight->intake.server, llmb_flight_job(flight),
+						   psprintf("%s: the provider refused a request (%s)", realtime->pause_reason,
+									realtime->trouble ? realtime->trouble : "no reason given"));
 }
 
 /* What was to be told or done is told and done, once the turn is committed. */
@@ -372,6 +375,7 @@ forget_trouble(LlmbRealtime *realtime)
 		pfree(realtime->trouble);
 	realtime->trouble = NULL;
 	realtime->pause_reason = NULL;
+	realtime->went_well = false;
 	realtime->unanswered = 0;
 }
 
@@ -393,6 +397,27 @@ affordable(const LlmbRealtime *realtime, const LlmbJob *job)
 		return realtime->slot_count;
 	/* what is stored in this turn is not in job->cost yet */
 	return (int) Min(Max((job->max_cost - job->cost - others) / each - realtime->place.held, 0), realtime->slot_count);
+}
+
+/*
+ * While the job awaits a mend one request at a time goes to see: whether one
+ * more may be readied for that.
+ */
+static int
+may_look(const LlmbRealtime *realtime)
+{
+	return realtime->place.held == 0 ? 1 : 0;
+}
+
+static bool
+is_out(const LlmbRealtime *realtime)
+{
+	for (int i = 0; i < realtime->slot_count; i++)
+	{
+		if (realtime->slots[i].state == SLOT_OUT)
+			return true;
+	}
+	return false;
 }
 
 /* In a turn: pauses the job when it can pay no further request. */
@@ -422,6 +447,8 @@ take_turn(LlmbRealtime *realtime, LlmbGround *ground)
 	llmb_turn_begin("sending requests in real time");
 	if (realtime->pause_reason)
 		pause_refused(realtime);
+	else if (realtime->went_well)
+		llmb_flight_mended(flight, llmb_flight_job(flight));
 	ready = llmb_flight_stand(flight, ground, true) && !flight->cancel && within_budget(realtime, ground->job);
 	flight->intake.no_retry = flight->cancel;
 	count = answered_slots(realtime, positions, outcomes);
@@ -435,7 +462,8 @@ take_turn(LlmbRealtime *realtime, LlmbGround *ground)
 		 * the provider wants us to wait, nothing is marked.
 		 */
 		if (realtime->place.lane->pace.blocked_until_ms <= llmb_now_ms())
-			fill_slots(realtime, Min(llmb_lane_room(&realtime->place, count), affordable(realtime, ground->job)));
+			fill_slots(realtime, Min(llmb_lane_room(&realtime->place, count), ground->looking ? may_look(realtime) :
+									 affordable(realtime, ground->job)));
 		flight->row->marked = Max(flight->row->marked, realtime->next);
 	}
 	tell(realtime);
@@ -462,12 +490,15 @@ take_turn(LlmbRealtime *realtime, LlmbGround *ground)
 
 /* May one more go out now?  If not, sets when it may. */
 static bool
-may_send(LlmbRealtime *realtime, double tokens)
+may_send(LlmbRealtime *realtime, const LlmbServer *server, double tokens)
 {
 	LlmbLaneMember *place = &realtime->place;
+	int64		held = llmb_health_wait(llmb_health_of(server));
 	int64		wait = llmb_pace_wait(&place->lane->pace, tokens, llmb_now_ms());
 
-	if (wait > 0)
+	if (held != 0)
+		llmb_flight_wait(realtime->flight, held > 0 ? held : 1000);
+	else if (wait > 0)
 		llmb_flight_wait(realtime->flight, wait);
 	else if (wait < 0 || llmb_lane_yields(place))
 		place->wants_pace = true;
@@ -510,7 +541,9 @@ send_ready(LlmbRealtime *realtime, const LlmbGround *ground)
 			if (slot->state != SLOT_READY || (slot->busy > 0) != (pass > 0))
 				continue;
 			realtime->place.has_ready = true;
-			if (!may_send(realtime, slot->tokens))
+			if (ground->looking && is_out(realtime))
+				return;
+			if (!may_send(realtime, ground->server, slot->tokens))
 				return;
 			send_slot(slot, ground, &ref);
 		}
@@ -722,7 +755,8 @@ llmb_realtime_step(LlmbFlight *flight)
 		release_ready(realtime);
 	else if (ready)
 		send_ready(realtime, &ground);
-	llmb_lane_share(place, ready && has_unsent(realtime));
+	/* who only looks whether all is mended takes no place from others */
+	llmb_lane_share(place, ready && !ground.looking && has_unsent(realtime));
 	flight->unsent = has_unsent(realtime);
 	llmb_lane_wake(place->lane);
 	if (place->held == 0 && !has_unsent(realtime))

@@ -16,13 +16,24 @@
 
 #include "fleet.h"
 #include "flight.h"
+#include "leftover.h"
 #include "model.h"
 #include "replies.h"
+#include "store_turnaround.h"
 #include "turn.h"
 #include "verify.h"
 
 /* A request file that is gone is uploaded again so often. */
 #define MAX_UPLOADS		3
+/* A file that a create does not know is given so many tries to appear. */
+#define MAX_FILE_TRIES	8
+/* Pages of a listing of batches, of some 100 each: what has more has no end. */
+#define MAX_LIST_PAGES	1000
+/* A listing of files that fails, or a file that is not ready, is looked at so often. */
+#define MAX_LOOKS		5
+
+static void still_running(LlmbFlight *flight, const LlmbRemoteBatch *remote,
+						  const LlmbServer *server, int64 asked_ms);
 
 /* ---- replies ---- */
 
@@ -37,14 +48,22 @@ in_words(const LlmbEnding *ending)
 	return psprintf("HTTP %d", ending->status);
 }
 
+/* A long outage makes no long history: tries 1, 2, 3, 4, 8, 16, ... are told. */
+static bool
+is_told(int tries)
+{
+	return tries <= 3 || (tries & (tries - 1)) == 0;
+}
+
 /* In a turn: the call comes again after a wait. */
 static void
 try_later(LlmbFlight *flight, const LlmbEnding *ending, const LlmbServer *server, const char *what)
 {
 	int64		ms = llmb_flight_back_off(flight, server, ending->reply.retry_after_ms);
 
-	llmb_flight_say(flight, "retry", "%s did not succeed (%s), try %d; the next in %.1f s",
-		what, in_words(ending), flight->tries, ms / 1000.0);
+	if (is_told(flight->tries))
+		llmb_flight_say(flight, "retry", "%s did not succeed (%s), try %d; the next in %.1f s",
+			what, in_words(ending), flight->tries, ms / 1000.0);
 	llmb_flight_wait(flight, ms);
 }
 
@@ -102,7 +121,7 @@ split(LlmbFlight *flight, const LlmbGround *ground, const char *code)
 {
 	LlmbBatchRow *row = flight->row;
 
-	llmb_learn_batch_bytes(row->server, row->file_bytes / 2);
+	llmb_learn_batch_bytes(row->server, row->model, row->file_bytes / 2);
 	requeue(flight, LLMB_TOO_LARGE, code, ground->server->retry_base_ms);
 	llmb_flight_say(flight, "split", "the provider does not take so much at a time (%s): its items go in batches of half the size", code);
 }
@@ -111,11 +130,29 @@ split(LlmbFlight *flight, const LlmbGround *ground, const char *code)
 static void
 file_is_gone(LlmbFlight *flight, const LlmbEnding *ending, const LlmbGround *ground)
 {
+	/* it may yet turn up */
+	llmb_leftover_delete(flight->row, flight->row->remote_input, ground->server->settle_time_ms);
 	flight->row->remote_input = NULL;
 	llmb_flight_become(flight, LLMB_PLANNED);
 	llmb_flight_say(flight, "file_gone", "the provider does not have the request file any more (%s): it is uploaded anew",
 					in_words(ending));
 	llmb_flight_wait(flight, llmb_flight_back_off(flight, ground->server, -1));
+}
+
+/* In a turn: the key is refused, or money is wanted. */
+static void
+refuse_account(LlmbFlight *flight, const LlmbEnding *ending, const LlmbGround *ground, const char *what)
+{
+	llmb_flight_await_mend(flight, ground->server, ground->job,
+						   psprintf("%s: the provider refused %s (%s)",
+									ending->reply.fault == LLMB_FAULT_KEY ? "auth" : "quota", what, in_words(ending)));
+}
+
+static bool
+is_about_account(const LlmbEnding *ending)
+{
+	return ending->wire == LLMB_WIRE_OK &&
+		(ending->reply.fault == LLMB_FAULT_KEY || ending->reply.fault == LLMB_FAULT_QUOTA);
 }
 
 /* In a turn: faults that upload and create share.  Nothing was created. */
@@ -127,9 +164,7 @@ refused(LlmbFlight *flight, const LlmbEnding *ending, const LlmbGround *ground, 
 		case LLMB_FAULT_KEY:
 		case LLMB_FAULT_QUOTA:
 			llmb_flight_become(flight, LLMB_PLANNED);
-			llmb_flight_pause(flight, ground->job,
-					  psprintf("%s: the provider refused %s (%s)",
-							   ending->reply.fault == LLMB_FAULT_KEY ? "auth" : "quota", what, in_words(ending)));
+			refuse_account(flight, ending, ground, what);
 			break;
 		case LLMB_FAULT_TOO_LARGE:
 			if (flight->row->item_count > 1 && !flight->cancel)
@@ -155,13 +190,29 @@ refused(LlmbFlight *flight, const LlmbEnding *ending, const LlmbGround *ground, 
 	}
 }
 
+/* Refused for certain: nothing was stored. */
+static bool
+is_refusal(const LlmbEnding *ending)
+{
+	return ending->wire == LLMB_WIRE_OK && ending->status >= 400 && ending->status < 500 &&
+		ending->status != 408 && ending->status != 409;
+}
+
 static void
 upload_ended(LlmbFlight *flight, const LlmbEnding *ending, const LlmbGround *ground)
 {
+	bool		done = ending->wire == LLMB_WIRE_OK && ending->reply.fault == LLMB_FAULT_NONE;
+
 	/* where it was to go is good for one try */
 	flight->upload_url = NULL;
-	if (ending->wire != LLMB_WIRE_OK)
+	flight->file_known = done || is_refusal(ending);
+	if (!flight->file_known)
+	{
+		flight->looks = flight->pages = 0;
+		flight->row->stray_at = GetCurrentTimestamp();
+		llmb_flight_become(flight, LLMB_UPLOADING);
 		try_later(flight, ending, ground->server, "the upload");
+	}
 	else if (ending->reply.fault == LLMB_FAULT_NONE && ending->reply.upload_url)
 		flight->upload_url = llmb_flight_keep(flight, ending->reply.upload_url);
 	else if (ending->reply.fault == LLMB_FAULT_NONE && ending->reply.file_id)
@@ -175,6 +226,120 @@ upload_ended(LlmbFlight *flight, const LlmbEnding *ending, const LlmbGround *gro
 		refused(flight, ending, ground, "the upload");
 }
 
+/* In a turn: the look is over, without a file that can be used. */
+static void
+upload_anew(LlmbFlight *flight, const char *why)
+{
+	flight->cursor = NULL;
+	flight->looks = flight->pages = 0;
+	flight->file_known = true;
+	flight->next_at = 0;
+	llmb_flight_say(flight, "file_absent", "%s: it is uploaded anew", why);
+}
+
+/* In a turn: looks again later, but not for ever. */
+static void
+look_later(LlmbFlight *flight, const LlmbEnding *ending, const LlmbGround *ground, const char *what, const char *at_last)
+{
+	flight->cursor = NULL;
+	flight->pages = 0;
+	if (++flight->looks < MAX_LOOKS)
+		try_later(flight, ending, ground->server, what);
+	else
+		upload_anew(flight, at_last);
+}
+
+/*
+ * In a turn.  What a page has of the batch's request file: the first whole
+ * copy stays, the others go.  True when one is whole, but not ready.
+ */
+static bool
+take_files(LlmbFlight *flight, const LlmbReply *reply, char **found)
+{
+	bool		wait = false;
+
+	*found = NULL;
+	for (int i = 0; i < reply->file_count; i++)
+	{
+		const LlmbRemoteFile *file = &reply->files[i];
+		bool		whole = file->bytes == flight->row->file_bytes && file->state != LLMB_FILE_BROKEN;
+
+		if (!llmb_leftover_is_ours(flight->row, file->token))
+			continue;
+		if (whole && *found == NULL && file->state == LLMB_FILE_READY)
+			*found = file->id;
+		else if (whole && file->state == LLMB_FILE_PENDING && flight->looks < MAX_LOOKS - 1)
+			wait = true;
+		else
+		{
+			llmb_flight_say(flight, "file_copy", "%s of the request file is at the provider, %s: it is deleted",
+							whole ? "another copy" : "a broken copy", file->id);
+			llmb_leftover_delete(flight->row, file->id, 0);
+		}
+	}
+	return wait;
+}
+
+/* In a turn: a page of the provider's files, among which ours may be. */
+static void
+find_ended(LlmbFlight *flight, const LlmbEnding *ending, const LlmbGround *ground)
+{
+	char	   *found;
+	bool		wait;
+
+	if (ending->wire != LLMB_WIRE_OK || ending->reply.fault == LLMB_FAULT_RETRY)
+	{
+		look_later(flight, ending, ground, "looking for the request file", "the provider's list of files cannot be had");
+		return;
+	}
+	if (ending->reply.fault != LLMB_FAULT_NONE)
+	{
+		upload_anew(flight, psprintf("this endpoint does not list its files (%s), so that the request file cannot be looked for", in_words(ending)));
+		return;
+	}
+	wait = take_files(flight, &ending->reply, &found);
+	if (found)
+	{
+		flight->cursor = NULL;
+		flight->row->remote_input = llmb_flight_keep(flight, found);
+		llmb_flight_become(flight, LLMB_PLANNED);
+		llmb_flight_say(flight, "uploaded", "the request file is at the provider as %s: it is not uploaded again", found);
+		llmb_flight_drop_spool(flight);
+	}
+	else if (wait)
+		look_later(flight, ending, ground, "waiting for the request file to be ready", "the provider does not get the request file ready");
+	else if (ending->reply.next_cursor && ++flight->pages < LLMB_FILE_PAGES && !llmb_leftover_is_past(flight->row, &ending->reply))
+		flight->cursor = llmb_flight_keep(flight, ending->reply.next_cursor);
+	else
+		upload_anew(flight, "the provider does not have the request file");
+}
+
+/*
+ * In a turn.  The key or the address is not the one that the batch went out
+ * with: what cannot be found there may well exist.  So it is watched on, until
+ * they are as they were, or somebody decides.
+ */
+static bool
+proves_nothing(LlmbFlight *flight, const LlmbGround *ground)
+{
+	const char *what;
+
+	if (!flight->other_route)
+	{
+		flight->other_route_told = false;
+		return false;
+	}
+	what = psprintf("batch " INT64_FORMAT " went out with another key or to another address than server \"%s\" has now, "
+					"where it cannot be found, and that proves nothing", flight->row->id, flight->row->server);
+	if (!flight->other_route_told)
+		llmb_flight_say(flight, "other_key", "%s; resume(job, resend => true) sends it anew, at the risk of paying twice", what);
+	flight->other_route_told = true;
+	llmb_flight_explain(flight, psprintf("verifying: %s", what));
+	flight->cursor = NULL;
+	llmb_flight_wait(flight, llmb_flight_back_off(flight, ground->server, ground->server->poll_min_ms));
+	return true;
+}
+
 /*
  * In a turn.  "No such thing" is believed when it was said three times, and
  * for longer than a new thing may take to appear.  Then it is final: the
@@ -182,16 +347,18 @@ upload_ended(LlmbFlight *flight, const LlmbEnding *ending, const LlmbGround *gro
  * decide.
  */
 static void
-gone(LlmbFlight *flight, const LlmbEnding *ending, const LlmbServer *server, const char *what)
+gone(LlmbFlight *flight, const LlmbEnding *ending, const LlmbGround *ground, const char *what)
 {
 	const char *why = psprintf("the provider does not know the %s any more (%s)", what, in_words(ending));
 
+	if (proves_nothing(flight, ground))
+		return;
 	if (flight->gone++ == 0)
 		flight->gone_since = GetCurrentTimestamp();
 	if (flight->gone < 3 ||
-		GetCurrentTimestamp() < TimestampTzPlusMilliseconds(flight->gone_since, server->settle_time_ms))
+		GetCurrentTimestamp() < TimestampTzPlusMilliseconds(flight->gone_since, ground->server->settle_time_ms))
 	{
-		try_later(flight, ending, server, psprintf("asking for the %s", what));
+		try_later(flight, ending, ground->server, psprintf("asking for the %s", what));
 		return;
 	}
 	flight->judged = true;
@@ -207,6 +374,17 @@ gone(LlmbFlight *flight, const LlmbEnding *ending, const LlmbServer *server, con
 	llmb_flight_say(flight, "gone", "%s", why);
 }
 
+/* In a turn: created, and not yet asked for.  In process, asking costs nothing. */
+static void
+wait_for_first(LlmbFlight *flight, const LlmbEnding *ending, const LlmbServer *server)
+{
+	const LlmbRemoteBatch *remote = &ending->reply.batch;
+
+	if (!server->provider->answer &&
+		(remote->state == LLMB_REMOTE_RUNNING || remote->state == LLMB_REMOTE_UNKNOWN))
+		still_running(flight, remote, server, ending->reply.retry_after_ms);
+}
+
 static void
 create_ended(LlmbFlight *flight, const LlmbEnding *ending, const LlmbGround *ground)
 {
@@ -216,9 +394,12 @@ create_ended(LlmbFlight *flight, const LlmbEnding *ending, const LlmbGround *gro
 	{
 		llmb_flight_adopt(flight, ending->reply.batch.id, "the provider took the batch");
 		llmb_flight_drop_spool(flight);
+		wait_for_first(flight, ending, ground->server);
 	}
-	else if (ending->wire == LLMB_WIRE_OK && ending->status >= 400 && ending->status < 500 &&
-			 ending->status != 408 && ending->status != 409)
+	else if (is_refusal(ending) && ending->status == 400 && ending->reply.fault == LLMB_FAULT_RETRY &&
+			 flight->row->remote_input && flight->tries >= MAX_FILE_TRIES && flight->gone++ < MAX_UPLOADS)
+		file_is_gone(flight, ending, ground);
+	else if (is_refusal(ending))
 		refused(flight, ending, ground, "creating the batch");
 	else
 	{
@@ -238,6 +419,8 @@ not_listed(LlmbFlight *flight, const LlmbGround *ground)
 													  ground->server->request_timeout_ms + ground->server->settle_time_ms);
 
 	flight->cursor = NULL;
+	if (proves_nothing(flight, ground))
+		return;
 	if (++flight->listings >= 2 && GetCurrentTimestamp() >= certain)
 	{
 		flight->listings = 0;
@@ -273,31 +456,85 @@ find_listed(const LlmbFlight *flight, const LlmbReply *reply, bool *past)
 	return NULL;
 }
 
+/* In a turn.  Proves nothing, and would go on for ever: from the beginning, later. */
+static void
+give_up_listing(LlmbFlight *flight, const LlmbEnding *ending, const LlmbGround *ground)
+{
+	flight->cursor = NULL;
+	flight->pages = 0;
+	try_later(flight, ending, ground->server, "reading the list of batches, which does not end,");
+}
+
 static void
 list_ended(LlmbFlight *flight, const LlmbEnding *ending, const LlmbGround *ground)
 {
 	const LlmbRemoteBatch *found;
+	const char *next = ending->reply.next_cursor;
 	bool		past = false;
+	bool		endless;
 
+	if (flight->cursor == NULL)
+		flight->pages = 0;
 	if (ending->wire != LLMB_WIRE_OK || ending->reply.fault != LLMB_FAULT_NONE)
 	{
 		flight->cursor = NULL;
-		try_later(flight, ending, ground->server, "listing batches");
+		if (is_about_account(ending))
+			refuse_account(flight, ending, ground, "listing batches");
+		else
+			try_later(flight, ending, ground->server, "listing batches");
 		return;
 	}
+	endless = next && (++flight->pages >= MAX_LIST_PAGES || (flight->cursor && strcmp(flight->cursor, next) == 0));
 	if (ground->server->provider->unlabelled)
 	{
 		if (llmb_verify_page(flight, &ending->reply, ground))
 			not_listed(flight, ground);
+		else if (endless && flight->cursor)
+			give_up_listing(flight, ending, ground);
 		return;
 	}
 	found = find_listed(flight, &ending->reply, &past);
 	if (found)
 		llmb_flight_adopt(flight, found->id, "found at the provider");
-	else if (!past && ending->reply.next_cursor)
-		flight->cursor = llmb_flight_keep(flight, ending->reply.next_cursor);
+	else if (!past && endless)
+		give_up_listing(flight, ending, ground);
+	else if (!past && next)
+		flight->cursor = llmb_flight_keep(flight, next);
 	else
 		not_listed(flight, ground);
+}
+
+/*
+ * In a turn: when to ask again.  One that is being cancelled is not known to
+ * take as long as any other.
+ */
+static int64
+next_poll_ms(LlmbFlight *flight, const LlmbRemoteBatch *remote, const LlmbServer *server)
+{
+	LlmbBatchRow *row = flight->row;
+	bool		cancelling = row->state == LLMB_CANCELLING && row->cancelled_at != 0;
+	TimestampTz since = cancelling ? row->cancelled_at : row->submitted_at;
+	TimestampTz now = GetCurrentTimestamp();
+	LlmbSight	sight = {(now - since) / 1000, -1, -1, -1, -1};
+	LlmbExpectation expected;
+
+	if (cancelling)
+		llmb_cadence_expect(&expected, NULL, 0);
+	else
+	{
+		llmb_store_expect(row->server, row->model, row->item_count, &expected);
+		sight.total = remote->total;
+		sight.done = remote->done < 0 ? -1 : remote->done + Max(remote->failed, 0);
+		if (flight->running_at > since)
+		{
+			sight.before_ms = (flight->running_at - since) / 1000;
+			sight.before_done = flight->running_done;
+		}
+	}
+	flight->running_at = now;
+	flight->running_done = sight.done;
+	return llmb_cadence_wait_ms(&expected, &sight, server->poll_min_ms, server->poll_max_ms,
+								pg_prng_double(&pg_global_prng_state));
 }
 
 /* In a turn. */
@@ -305,9 +542,7 @@ static void
 still_running(LlmbFlight *flight, const LlmbRemoteBatch *remote, const LlmbServer *server, int64 asked_ms)
 {
 	LlmbBatchRow *row = flight->row;
-	int64		elapsed = (GetCurrentTimestamp() - row->submitted_at) / 1000;
-	int64		ms = llmb_poll_ms(elapsed, remote->done, remote->total, server->poll_min_ms, server->poll_max_ms,
-								  pg_prng_double(&pg_global_prng_state));
+	int64		ms = next_poll_ms(flight, remote, server);
 
 	flight->tries = 0;
 	llmb_flight_wait(flight, Max(ms, asked_ms));
@@ -342,6 +577,24 @@ file_is_late(LlmbFlight *flight, const LlmbRemoteBatch *remote, const LlmbServer
 	return true;
 }
 
+/*
+ * When the provider ended it: by its own word, as far as that agrees with
+ * what was seen of it; else halfway between the last two polls.  0 when
+ * nothing can be told, for this process has not seen it run.
+ */
+static TimestampTz
+end_at_provider(const LlmbFlight *flight, const LlmbRemoteBatch *remote)
+{
+	TimestampTz seen = flight->running_at ? flight->running_at : flight->row->submitted_at;
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (seen == 0 || seen > now)
+		return 0;
+	if (remote->ended_ms > 0)
+		return Min(TimestampTzPlusMilliseconds(seen, Max(remote->ended_ms - llmb_epoch_ms(seen), 0)), now);
+	return flight->running_at ? seen + (now - seen) / 2 : 0;
+}
+
 /* In a turn: the provider has ended. */
 static void
 has_ended(LlmbFlight *flight, const LlmbRemoteBatch *remote)
@@ -353,6 +606,7 @@ has_ended(LlmbFlight *flight, const LlmbRemoteBatch *remote)
 	row->remote_output = llmb_flight_keep(flight, remote->output);
 	row->remote_errors = llmb_flight_keep(flight, remote->errors);
 	row->remote_end = llmb_flight_keep(flight, end);
+	row->provider_ended_at = end_at_provider(flight, remote);
 	row->ended_at = GetCurrentTimestamp();
 	if (remote->done >= 0)
 		row->done = remote->done;
@@ -385,7 +639,9 @@ has_failed(LlmbFlight *flight, const LlmbEnding *ending, const LlmbGround *groun
 	{
 		flight->row->remote_id = NULL;
 		llmb_flight_become(flight, LLMB_PLANNED);
-		llmb_flight_pause(flight, ground->job, psprintf("quota: the provider refused the batch (%s)", code));
+		llmb_flight_await_mend(flight, ground->server, ground->job,
+							   psprintf("%s: the provider refused the batch (%s)",
+										remote->fault == LLMB_FAULT_KEY ? "auth" : "quota", code));
 	}
 	else if (remote->fault == LLMB_FAULT_QUEUE_FULL && !flight->cancel)
 		dissolve(flight, ending, ground, code);
@@ -425,7 +681,7 @@ poll_ended(LlmbFlight *flight, const LlmbEnding *ending, const LlmbGround *groun
 	}
 	if (answered && ending->reply.fault == LLMB_FAULT_GONE)
 	{
-		gone(flight, ending, ground->server, "batch");
+		gone(flight, ending, ground, "batch");
 		return;
 	}
 	if (answered && ending->reply.fault == LLMB_FAULT_NONE && remote->id)
@@ -447,11 +703,8 @@ poll_ended(LlmbFlight *flight, const LlmbEnding *ending, const LlmbGround *groun
 				still_running(flight, remote, ground->server, ending->reply.retry_after_ms);
 		}
 	}
-	else if (ending->reply.fault == LLMB_FAULT_KEY || ending->reply.fault == LLMB_FAULT_QUOTA)
-	{
-		llmb_flight_pause(flight, ground->job, psprintf("auth: the provider refused a poll (%s)", in_words(ending)));
-		llmb_flight_wait(flight, Max(llmb_flight_back_off(flight, ground->server, -1), ground->server->poll_min_ms));
-	}
+	else if (is_about_account(ending))
+		refuse_account(flight, ending, ground, "a poll");
 	else
 		try_later(flight, ending, ground->server, "the poll");
 }
@@ -487,9 +740,32 @@ fetch_ended(LlmbFlight *flight, const LlmbEnding *ending, const LlmbGround *grou
 		flight->gone = 0;
 	}
 	else if (ending->wire == LLMB_WIRE_OK && ending->reply.fault == LLMB_FAULT_GONE)
-		gone(flight, ending, ground->server, "result file");
+		gone(flight, ending, ground, "result file");
+	else if (is_about_account(ending))
+		refuse_account(flight, ending, ground, "fetching results");
 	else
 		try_later(flight, ending, ground->server, "fetching results");
+}
+
+/*
+ * In a turn: somebody has dropped the server while the call was out.  Only
+ * what the reply says of money must not be lost; the rest is asked again when
+ * there is such a server again.
+ */
+static void
+server_dropped(LlmbFlight *flight, const LlmbEnding *ending, const LlmbJob *job)
+{
+	bool		success = ending->wire == LLMB_WIRE_OK && ending->reply.fault == LLMB_FAULT_NONE;
+
+	if (ending->verb == LLMB_CALL_CREATE && success && ending->reply.batch.id)
+		llmb_flight_adopt(flight, ending->reply.batch.id, "the provider took the batch");
+	else if (ending->verb == LLMB_CALL_CREATE && ending->wire != LLMB_WIRE_NOT_SENT)
+	{
+		llmb_flight_become(flight, LLMB_VERIFYING);
+		llmb_flight_say(flight, "verifying", "the server was dropped while the batch was being created (%s): it is looked for when the server is there again",
+						in_words(ending));
+	}
+	llmb_flight_await_mend(flight, NULL, job, psprintf("server \"%s\" does not exist any more", flight->row->server));
 }
 
 void
@@ -498,8 +774,6 @@ llmb_reply_ended(LlmbParty *party, LlmbEnding *ending)
 	LlmbFlight *flight = (LlmbFlight *) party;
 	LlmbGround		ground;
 
-	if (ending->verb == LLMB_CALL_DELETE_FILE)
-		return;
 	llmb_turn_begin("recording a provider's reply");
 	memset(&ground, 0, sizeof(ground));
 	ground.job = llmb_flight_job(flight);
@@ -507,7 +781,7 @@ llmb_reply_ended(LlmbParty *party, LlmbEnding *ending)
 	if (ground.server)
 		ground.model = llmb_model(ground.server, ground.job->model);
 	if (ground.server == NULL)
-		llmb_flight_wait(flight, 60000);
+		server_dropped(flight, ending, ground.job);
 	else
 	{
 		switch (ending->verb)
@@ -515,6 +789,9 @@ llmb_reply_ended(LlmbParty *party, LlmbEnding *ending)
 			case LLMB_CALL_UPLOAD:
 			case LLMB_CALL_UPLOAD_DATA:
 				upload_ended(flight, ending, &ground);
+				break;
+			case LLMB_CALL_FIND_FILE:
+				find_ended(flight, ending, &ground);
 				break;
 			case LLMB_CALL_CREATE:
 				create_ended(flight, ending, &ground);
@@ -534,6 +811,9 @@ llmb_reply_ended(LlmbParty *party, LlmbEnding *ending)
 			default:
 				break;
 		}
+		if (ending->wire == LLMB_WIRE_OK && ending->status < 300 && ending->reply.fault == LLMB_FAULT_NONE &&
+			ending->reply.batch.fault == LLMB_FAULT_NONE)
+			llmb_flight_mended(flight, ground.job);
 	}
 	llmb_turn_commit();
 }

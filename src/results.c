@@ -32,6 +32,8 @@
 /* Waits of an answer whose row is locked. */
 #define LATER_BASE_MS	500
 #define LATER_MAX_MS	60000
+/* Stale prompts in memory at once: each may be llm_batch.max_prompt_size long. */
+#define RENEW_ROWS		16
 
 /* ---- lines ---- */
 
@@ -182,6 +184,14 @@ take_line(Slice *slice, char *line, size_t len)
 	slice->taken[position] = true;
 }
 
+static void
+refuse_changed(LlmbResult *result)
+{
+	result->state = "failed";
+	result->code = LLMB_WRITE_BACK;
+	result->error = psprintf("the target has been changed since the submit: %s", result->error);
+}
+
 /*
  * Answers whose rows are to be written, as write-back wants them; of a job
  * without targets they are only held against its schema.
@@ -203,7 +213,11 @@ write_answers(const LlmbJobDef *def, Oid owner, LlmbResult **results, int count,
 		if (!llmb_split_answer(split, results[i]->answer, writes[n].columns, &results[i]->altered, &reason))
 		{
 			results[i]->error = unconstify(char *, reason);
-			invalid(arg, results[i]);
+			/* the model gave what was asked for then: asking again would not mend it */
+			if (llmb_split_is_changed(split))
+				refuse_changed(results[i]);
+			else
+				invalid(arg, results[i]);
 			continue;
 		}
 		writes[n].key = results[i]->key;
@@ -449,6 +463,7 @@ llmb_take_lines(LlmbIntake *intake, char *lines, size_t len)
 			if (found < 0)
 				found = consumed = len - at;	/* the last one has no line end */
 			lines[at + found] = '\0';
+			intake->lines++;
 			take_line(&slice, lines + at, found);
 			at += consumed;
 		}
@@ -657,14 +672,18 @@ llmb_renew_stale(const LlmbJob *job)
 {
 	LlmbJobDef *def = llmb_store_job_def(job->id);
 	Oid			owner = get_role_oid(job->owner, true);
+	MemoryContext before = CurrentMemoryContext;
+	MemoryContext part;
 	int			above = 0;
 	int			count;
 
 	if (def->prompt == NULL || !OidIsValid(owner))
 		return;
+	part = AllocSetContextCreate(before, "llm_batch stale items", ALLOCSET_DEFAULT_SIZES);
+	MemoryContextSwitchTo(part);
 	do
 	{
-		LlmbResult *items = llmb_store_stale_items(job->id, above, llmb_write_back_rows, &count);
+		LlmbResult *items = llmb_store_stale_items(job->id, above, RENEW_ROWS, &count);
 		LlmbWrite  *reads = palloc0(sizeof(LlmbWrite) * Max(count, 1));
 
 		for (int i = 0; i < count; i++)
@@ -680,5 +699,8 @@ llmb_renew_stale(const LlmbJob *job)
 				llmb_store_renew_prompt(job->id, items[i].ordinal, reads[i].prompt,
 										llmb_text_hash(reads[i].prompt, strlen(reads[i].prompt)));
 		}
-	} while (count == llmb_write_back_rows);
+		MemoryContextReset(part);
+	} while (count == RENEW_ROWS);
+	MemoryContextSwitchTo(before);
+	MemoryContextDelete(part);
 }

@@ -43,6 +43,7 @@
 #include "compat.h"
 #include "request.h"
 #include "schema.h"
+#include "template.h"
 
 /*
  * Labels that a schema lists; of longer enums the model is not told.  OpenAI
@@ -257,6 +258,34 @@ describe_column(Oid relid, const char *name, LlmbColumn *column)
 	}
 	describe_scalar(type, typmod, column);
 	return true;
+}
+
+int64
+llmb_targets_hash(Oid relid, char **names, int count)
+{
+	StringInfoData text;
+
+	initStringInfo(&text);
+	for (int i = 0; i < count; i++)
+	{
+		LlmbColumn	column;
+		Oid			type;
+		int32		typmod;
+		Oid			collation;
+
+		if (!describe_column(relid, names[i], &column))
+		{
+			appendStringInfoString(&text, "none;");
+			continue;
+		}
+		get_atttypetypmodcoll(relid, get_attnum(relid, names[i]), &type, &typmod, &collation);
+		appendStringInfoString(&text, format_type_extended(type, typmod, FORMAT_TYPE_TYPEMOD_GIVEN | FORMAT_TYPE_FORCE_QUALIFY));
+		appendStringInfoString(&text, column.nullable ? "" : " not null");
+		for (int n = 0; n < column.label_count; n++)
+			llmb_json_put_string(&text, column.labels[n]);
+		appendStringInfoChar(&text, ';');
+	}
+	return llmb_text_hash(text.data, text.len);
 }
 
 /* ---- moments ---- */
@@ -650,6 +679,7 @@ struct LlmbSplit
 	int			count;
 	LlmbJson   *schema;			/* NULL: none */
 	bool		whole;			/* the object goes into the one jsonb column */
+	bool		changed;		/* targets are not what they were at submit */
 	MemoryContext scratch;		/* of one answer */
 };
 
@@ -693,6 +723,7 @@ llmb_split_begin(const LlmbJobDef *def)
 	split->count = def->target_count;
 	split->columns = palloc0(sizeof(LlmbColumn) * Max(split->count, 1));
 	split->schema = def->schema ? llmb_json_of_text(def->schema, &reason) : NULL;
+	split->changed = llmb_targets_hash(relid, def->target_columns, def->target_count) != def->targets_hash;
 	split->scratch = AllocSetContextCreate(CurrentMemoryContext, "llm_batch answer", ALLOCSET_DEFAULT_SIZES);
 	for (int i = 0; i < split->count; i++)
 	{
@@ -809,4 +840,10 @@ llmb_split_answer(LlmbSplit *split, const char *answer, char **columns, bool *al
 	if (!fits)
 		*reason = llmb_from_utf8(*reason, NULL);
 	return fits;
+}
+
+bool
+llmb_split_is_changed(const LlmbSplit *split)
+{
+	return split->changed;
 }

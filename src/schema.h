@@ -28,6 +28,12 @@ extern void llmb_check_schema(const char *given);
  */
 extern char *llmb_target_schema(const LlmbSource *source, char *given, bool embedding);
 
+/*
+ * A hash of what these columns can take: types, NOT NULL, labels of enums.
+ * Columns that are not there, and InvalidOid for the table, give one as well.
+ */
+extern int64 llmb_targets_hash(Oid relid, char **names, int count);
+
 /* What is looked up once for many answers of one job. */
 typedef struct LlmbSplit LlmbSplit;
 
@@ -43,5 +49,8 @@ extern LlmbSplit *llmb_split_begin(const LlmbJobDef *def);
  */
 extern bool llmb_split_answer(LlmbSplit *split, const char *answer, char **columns,
 							  bool *altered, const char **reason);
+
+/* Whether somebody has changed what the targets can take since the submit. */
+extern bool llmb_split_is_changed(const LlmbSplit *split);
 
 #endif							/* LLMB_SCHEMA_H */

@@ -24,6 +24,7 @@
 #include "storage/spin.h"
 
 #include "compat.h"
+#include "health.h"
 #include "shmem.h"
 
 typedef struct Shared
@@ -45,12 +46,15 @@ request_memory(void)
 	if (previous_request_hook)
 		previous_request_hook();
 	RequestAddinShmemSpace(sizeof(Shared));
+	RequestAddinShmemSpace(llmb_health_shared_size());
 }
 
 static void
 set_up_memory(void)
 {
 	bool		found;
+	bool		health_found;
+	void	   *health;
 
 	if (previous_startup_hook)
 		previous_startup_hook();
@@ -61,6 +65,8 @@ set_up_memory(void)
 		memset(shared, 0, sizeof(Shared));
 		SpinLockInit(&shared->mutex);
 	}
+	health = ShmemInitStruct("llm_batch health", llmb_health_shared_size(), &health_found);
+	llmb_health_share(health, health_found);
 	LWLockRelease(AddinShmemInitLock);
 }
 
@@ -437,7 +443,7 @@ llmb_hold_database(Oid database)
 	{
 		if (i % 10 == 0)
 			kill(pid, SIGTERM);
-		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, 100, PG_WAIT_EXTENSION);
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, 100, llmb_wait_event_worker_end());
 		ResetLatch(MyLatch);
 		CHECK_FOR_INTERRUPTS();
 	}

@@ -22,6 +22,7 @@
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/guc.h"
+#include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
@@ -54,8 +55,9 @@ static KeptPlan *plans = NULL;
 static int	plan_count = 0;
 static int	plan_space = 0;
 
-Oid
-llmb_extension_owner(void)
+/* Owner and schema of the extension; InvalidOid when there is none. */
+static Oid
+extension_owner(Oid *schema)
 {
 	Oid			extension = get_extension_oid(LLMB_EXTENSION, true);
 	Relation	rel;
@@ -64,6 +66,7 @@ llmb_extension_owner(void)
 	HeapTuple	tuple;
 	Oid			owner = InvalidOid;
 
+	*schema = InvalidOid;
 	if (!OidIsValid(extension))
 		return InvalidOid;
 	rel = table_open(ExtensionRelationId, AccessShareLock);
@@ -72,7 +75,10 @@ llmb_extension_owner(void)
 	scan = systable_beginscan(rel, ExtensionOidIndexId, true, NULL, 1, &key);
 	tuple = systable_getnext(scan);
 	if (HeapTupleIsValid(tuple))
+	{
 		owner = ((Form_pg_extension) GETSTRUCT(tuple))->extowner;
+		*schema = ((Form_pg_extension) GETSTRUCT(tuple))->extnamespace;
+	}
 	systable_endscan(scan);
 	table_close(rel, AccessShareLock);
 	return owner;
@@ -81,10 +87,28 @@ llmb_extension_owner(void)
 /* ---- becoming the owner, and back ---- */
 
 /*
+ * Names in our statements mean the extension's own tables.  A schema that
+ * was renamed leaves its name to whoever takes it, and triggers in that one
+ * would run as the extension's owner.
+ */
+static void
+require_own_schema(Oid schema)
+{
+	char	   *name = get_namespace_name(schema);
+
+	if (name == NULL || strcmp(name, LLMB_SCHEMA) != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("the schema of extension \"llm_batch\" was renamed"),
+				 errhint("ALTER SCHEMA %s RENAME TO %s;", quote_identifier(name ? name : ""), LLMB_SCHEMA)));
+}
+
+/*
  * Our statements go by our indexes, whatever the statistics say: right after
  * a bulk submit there are none, and a plan that reads all items of a job for
  * each slice of it costs more with every item (measured: 30 ms instead of 2
- * at 100,000).
+ * at 100,000).  A generic plan holds no values either, which auto_explain or
+ * debug_print_plan would write into the log.
  */
 static void
 pin_settings(void)
@@ -101,22 +125,34 @@ pin_settings(void)
 	for (int i = 0; i < (int) lengthof(pinned); i++)
 		(void) set_config_option(pinned[i][0], pinned[i][1], PGC_USERSET, PGC_S_SESSION,
 								 GUC_ACTION_SAVE, true, 0, false);
+	llmb_keep_values_from_log();
+}
+
+void
+llmb_keep_values_from_log(void)
+{
+	static const char *const name = "auto_explain.log_parameter_max_length";
+
+	if (GetConfigOption(name, true, false) != NULL)
+		(void) set_config_option(name, "0", PGC_SUSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
 }
 
 static LlmbRows *
 open_rows(void)
 {
 	LlmbRows   *rows = palloc0(sizeof(LlmbRows));
-	Oid			owner = llmb_extension_owner();
+	Oid			schema;
+	Oid			owner = extension_owner(&schema);
 
 	if (!OidIsValid(owner))
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("extension \"llm_batch\" does not exist in this database"),
 				 errhint("CREATE EXTENSION llm_batch;")));
+	require_own_schema(schema);
 	rows->context = CurrentMemoryContext;
 	GetUserIdAndSecContext(&rows->saved_user, &rows->saved_security);
-	SetUserIdAndSecContext(owner, rows->saved_security | SECURITY_LOCAL_USERID_CHANGE);
+	SetUserIdAndSecContext(owner, rows->saved_security | SECURITY_LOCAL_USERID_CHANGE | SECURITY_RESTRICTED_OPERATION);
 	rows->guc_level = NewGUCNestLevel();
 	pin_settings();
 	if (SPI_connect() != SPI_OK_CONNECT)

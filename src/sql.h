@@ -58,10 +58,13 @@ extern void llmb_procedure_snapshot(void);
 extern void llmb_procedure_commit(void);
 extern void llmb_procedure_end(void);
 
+/*
+ * Until the current level of settings ends: auto_explain (of PostgreSQL 16
+ * and later) writes no parameters, which may be prompts, into the log.
+ */
+extern void llmb_keep_values_from_log(void);
+
 /* Raises in a read-only transaction and on a standby. */
 extern void llmb_require_writable(const char *function);
-
-/* The extension's owner; InvalidOid when the extension is not there. */
-extern Oid	llmb_extension_owner(void);
 
 #endif							/* LLMB_SQL_H */

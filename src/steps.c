@@ -10,7 +10,7 @@
  * state finds out the rest.
  *
  *		planned		  nothing is out: spool, upload
- *		uploading	  a file may be out: upload anew
+ *		uploading	  a file may be out: after a break, look for it; else upload
  *		submitting	  a create may be out: after a restart, verifying
  *		verifying	  listings tell: adopted, or absent and planned again
  *		in_progress	  poll; cancel when asked for
@@ -36,6 +36,8 @@
 #define IN_PROCESS_LINES 500
 /* A result file that has fewer lines than the provider counts is read again. */
 #define MAX_REREADS		3
+/* Lines of a result file beyond two for each request, at which it is given up. */
+#define MOST_LINES_ANYWAY	10000
 /* So many errors of our own in a row pause the job. */
 #define MAX_THROWS		3
 
@@ -57,6 +59,24 @@ simple_call(LlmbFlight *flight, LlmbVerb verb, const char *doing)
 
 /* ---- planned, uploading, submitting ---- */
 
+/* Another create of this server and key is out; if its fate is open, that may take long. */
+static void
+wait_for_other(LlmbFlight *flight)
+{
+	const LlmbFlight *other = llmb_fleet_verifying(flight);
+
+	llmb_flight_wait(flight, 200);
+	if (other == NULL || flight->waiting_told)
+		return;
+	flight->waiting_told = true;
+	llmb_turn_begin("waiting for another batch");
+	llmb_flight_say(flight, "waiting", "batch " INT64_FORMAT " of the same server and key is being looked for: this one is sent when its fate is known",
+					other->row->id);
+	llmb_flight_explain(flight, psprintf("verifying: batch " INT64_FORMAT " of the same server and key is being looked for at the provider; "
+										 "the next is sent when its fate is known", other->row->id));
+	llmb_turn_commit();
+}
+
 /*
  * The intent is committed, then the create goes out.  One at a time per
  * server and owner, so that what is looked for after a break is one batch.
@@ -69,7 +89,7 @@ create(LlmbFlight *flight)
 
 	if (llmb_fleet_creating(flight))
 	{
-		llmb_flight_wait(flight, 200);
+		wait_for_other(flight);
 		return;
 	}
 	llmb_turn_begin("submitting a batch");
@@ -86,6 +106,11 @@ create(LlmbFlight *flight)
 			llmb_flight_spool(flight, &ground);
 		flight->row->creates++;
 		flight->row->intent_at = GetCurrentTimestamp();
+		if (ground.server->provider->answer == NULL)
+			flight->row->route = llmb_flight_keep(flight, llmb_flight_route(flight, &ground));
+		if (flight->waiting_told)
+			llmb_flight_explain(flight, NULL);
+		flight->waiting_told = flight->other_route_told = false;
 		llmb_flight_become(flight, LLMB_SUBMITTING);
 		flight->fresh_intent = true;
 	}
@@ -103,11 +128,28 @@ refuse_address(LlmbFlight *flight)
 	llmb_turn_commit();
 }
 
+/*
+ * In a turn.  An upload went out, and nobody knows what has become of it: is
+ * the file there?  Since when shows in the row, for the day when a copy of
+ * it turns up.
+ */
+static void
+begin_look(LlmbFlight *flight)
+{
+	if (flight->cursor == NULL && flight->looks == 0)
+		llmb_flight_say(flight, "looking_for_file", "%s: looking for it at the provider",
+						flight->row->stray_at ? "the upload of the request file was not answered" :
+						"the worker stopped while the request file was being uploaded");
+	if (flight->row->stray_at == 0)
+		flight->row->stray_at = GetCurrentTimestamp();
+}
+
 static void
 upload(LlmbFlight *flight)
 {
 	LlmbGround		ground;
 	bool		with_upload = false;
+	bool		look = false;
 	bool		ready;
 
 	llmb_turn_begin("preparing a request file");
@@ -123,9 +165,19 @@ upload(LlmbFlight *flight)
 	if (with_upload)
 	{
 		llmb_flight_spool(flight, &ground);
+		look = flight->row->state == LLMB_UPLOADING && !flight->file_known && flight->upload_url == NULL;
+		if (look)
+			begin_look(flight);
 		llmb_flight_become(flight, LLMB_UPLOADING);
+		flight->file_known = false;
 	}
 	llmb_turn_commit();
+	if (look)
+	{
+		if (!llmb_flight_call(flight, &ground, LLMB_CALL_FIND_FILE))
+			flight->file_known = true;
+		return;
+	}
 	if (with_upload && !llmb_flight_call(flight, &ground, flight->upload_url ? LLMB_CALL_UPLOAD_DATA : LLMB_CALL_UPLOAD))
 		refuse_address(flight);
 	if (ready && !with_upload)
@@ -268,7 +320,10 @@ fetch(LlmbFlight *flight)
 	else if (flight->part == 1 && row->remote_errors == NULL)
 		flight->part = 2;
 	else if (flight->part < 2)
+	{
+		flight->intake.lines = 0;
 		simple_call(flight, LLMB_CALL_FETCH, "fetching results");
+	}
 	else if (flight->intake.seen_count < row->done + row->failed && flight->rereads < MAX_REREADS)
 	{
 		/* a file may be short without an error of HTTP: read it again */
@@ -349,15 +404,32 @@ llmb_steps_step(LlmbFlight *flight)
 
 /* ---- beginnings and ends ---- */
 
+/* Whatever is still to come of it, it is not this batch's results. */
+static void
+give_up_file(LlmbFlight *flight)
+{
+	llmb_turn_begin("giving up a result file");
+	llmb_flight_say(flight, "endless", "the result file does not end: " INT64_FORMAT " lines for %d requests; the rest of it is not read",
+					flight->intake.lines, flight->row->item_count);
+	llmb_turn_commit();
+	llmb_call_drop(&flight->party);
+	flight->part++;
+	flight->next_at = 0;
+}
+
 static void
 flight_lines(LlmbParty *party, char *lines, size_t len)
 {
 	LlmbFlight *flight = (LlmbFlight *) party;
 
 	if (flight->row->state == LLMB_VERIFYING)
+	{
 		llmb_verify_lines(flight, lines, len);
-	else
-		llmb_take_lines(&flight->intake, lines, len);
+		return;
+	}
+	llmb_take_lines(&flight->intake, lines, len);
+	if (flight->intake.lines > MOST_LINES_ANYWAY + 2 * (int64) flight->row->item_count)
+		give_up_file(flight);
 }
 
 void
@@ -424,6 +496,8 @@ llmb_steps_failed(LlmbParty *party)
 	flight->fresh_intent = false;
 	flight->cursor = NULL;
 	flight->upload_url = NULL;
+	flight->file_known = false;
+	flight->looks = flight->pages = 0;
 	llmb_verify_reset(flight);
 	flight->part = 0;
 	memset(&flight->intake, 0, sizeof(LlmbIntake));

@@ -52,6 +52,8 @@ typedef struct LlmbJob
 	TimestampTz deadline;		/* 0: none */
 	bool		ours;			/* not dumped, restored or copied from elsewhere */
 	bool		commanded;		/* something is asked of it and not yet done */
+	bool		awaits_mend;	/* paused for what is mended elsewhere; never set in a copy */
+	int64		look_again_ms;	/* set by planning: an obstacle is looked at again after so long */
 } LlmbJob;
 
 /* What a job asks; text members NULL when absent. */
@@ -68,6 +70,7 @@ typedef struct LlmbJobDef
 	char	   *params;			/* JSON */
 	char	   *schema;			/* JSON */
 	char	   *time_zone;		/* of the submitting session */
+	int64		targets_hash;	/* llmb_targets_hash() at submit */
 } LlmbJobDef;
 
 typedef struct LlmbNewJob
@@ -90,6 +93,12 @@ extern int64 llmb_store_new_job(const LlmbNewJob *job, const char *owner);
 extern int64 llmb_store_find_request(const char *owner, const char *request_key, int64 *hash);
 /* The job is complete: total items, all queued. */
 extern void llmb_store_job_filled(int64 job, int total);
+/*
+ * Around a change of a job's state, for the log: what it is before (NULL when
+ * nobody wants to know), and then a line, if it is another now.
+ */
+extern char *llmb_store_job_before(int64 job);
+extern void llmb_store_log_job(int64 job, const char *before);
 
 extern List *llmb_store_active_jobs(void);	/* of LlmbJob, by priority, id */
 extern LlmbJob *llmb_store_job(int64 job);	/* NULL: no such job */
@@ -114,6 +123,8 @@ typedef struct LlmbDelta
 extern bool llmb_job_is_over(const LlmbJob *job);
 extern void llmb_store_count(int64 job, const LlmbDelta *delta);
 extern void llmb_store_job_state(int64 job, const char *state, const char *reason);
+/* Pauses it for what is mended elsewhere: the worker looks again by itself. */
+extern void llmb_store_await_mend(int64 job, const char *reason);
 /* From paused to where it was. */
 extern void llmb_store_resume_job(int64 job);
 /* Gives up what was never sent: code 'cancelled' or an error code. */
@@ -215,12 +226,15 @@ typedef struct LlmbBatchRow
 	char	   *remote_output;
 	char	   *remote_errors;
 	char	   *remote_end;
+	TimestampTz stray_at;		/* when an upload was last not answered; 0 never */
+	char	   *route;			/* hash of where its create went, and with which key; NULL not known */
 	char	   *error_code;		/* why the batch failed or was cancelled */
 	TimestampTz created_at;
 	TimestampTz intent_at;
 	TimestampTz submitted_at;
 	TimestampTz cancelled_at;
-	TimestampTz ended_at;
+	TimestampTz provider_ended_at;	/* when it ended there; 0 not known */
+	TimestampTz ended_at;		/* when that was seen */
 	LlmbRange  *ranges;
 	int			range_count;
 } LlmbBatchRow;
@@ -242,6 +256,29 @@ extern LlmbBatchRow *llmb_store_batch(int64 id);	/* NULL: no such batch */
 extern void llmb_store_save_batch(const LlmbBatchRow *batch, LlmbBatchState was);
 /* Marks in seen[] (by position) the items that have their result already. */
 extern int	llmb_store_seen(const LlmbBatchRow *batch, bool *seen);
+
+/* A request file that is to be deleted at its provider. */
+typedef struct LlmbLeftover
+{
+	int64		batch;
+	char	   *server;
+	char	   *owner;			/* of the job: whose key it went with */
+	char	   *remote_file;	/* NULL: copies are to be looked for by the batch's token */
+	int			tries;
+} LlmbLeftover;
+
+/* Has a request file of the batch deleted, after so many milliseconds; NULL: its copies looked for.  False: known already. */
+extern bool llmb_store_leave(const LlmbBatchRow *batch, const char *remote_file, int64 delay_ms);
+/* Those due, of each server and owner the first; of LlmbLeftover. */
+extern List *llmb_store_leftovers(void);
+/* When the next is due; 0: there is none. */
+extern TimestampTz llmb_store_next_leftover(void);
+extern void llmb_store_leftover_done(const LlmbLeftover *leftover);
+/* Nothing of the same server and owner is due before that time ... */
+extern void llmb_store_leftover_wait(const LlmbLeftover *leftover, int64 delay_ms);
+/* ... and that was one more try. */
+extern void llmb_store_leftover_later(const LlmbLeftover *leftover, int64 delay_ms);
+
 /* Position of an ordinal in the batch, or -1. */
 extern int	llmb_range_position(const LlmbRange *ranges, int count, int ordinal);
 
@@ -297,6 +334,11 @@ extern TimestampTz llmb_store_next_due_answer(void);
 extern void llmb_store_answer_decided(int64 job, const LlmbResult *result);
 extern void llmb_store_answer_later(int64 job, int ordinal, int64 delay_ms);
 extern void llmb_store_answer_wait(int64 job, const LlmbResult *results, int count, int64 delay_ms);
+
+/* ---- counters that never fall, for llm_batch.metrics ---- */
+
+/* So many more of what (items, jobs, errors, uncertain) with that label. */
+extern void llmb_store_tally(int64 job, const char *what, const char *label, int64 more);
 
 /* ---- events ---- */
 

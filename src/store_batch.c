@@ -9,6 +9,7 @@
 
 #include "utils/builtins.h"
 
+#include "log.h"
 #include "sql.h"
 #include "store.h"
 
@@ -99,6 +100,34 @@ llmb_store_purge_prompts(const LlmbBatchRow *batch, bool all)
 
 /* ---- batches ---- */
 
+/* A line for the log; was: NULL for a new batch. */
+static void
+log_batch(const LlmbBatchRow *b, const char *was)
+{
+	LlmbLogLine line;
+
+	if (llmb_log_events == LLMB_LOG_OFF)
+		return;
+	llmb_log_begin(&line, "batch");
+	llmb_log_int(&line, "job", b->job);
+	llmb_log_int(&line, "batch", b->id);
+	llmb_log_text(&line, "owner", b->owner);
+	llmb_log_text(&line, "server", b->server);
+	llmb_log_text(&line, "model", b->model);
+	llmb_log_text(&line, "mode", b->realtime ? "realtime" : "batch");
+	llmb_log_int(&line, "attempt", b->attempt);
+	llmb_log_text(&line, "was", was);
+	llmb_log_text(&line, "state", llmb_batch_state_name(b->state));
+	llmb_log_text(&line, "reason", b->reason);
+	llmb_log_text(&line, "error_code", b->error_code);
+	llmb_log_text(&line, "remote_id", b->remote_id);
+	llmb_log_text(&line, "remote_end", b->remote_end);
+	llmb_log_int(&line, "items", b->item_count);
+	llmb_log_int(&line, "done", b->done);
+	llmb_log_int(&line, "failed", b->failed);
+	llmb_log_end(&line);
+}
+
 static char *
 ranges_text(const LlmbBatchRow *batch)
 {
@@ -117,6 +146,7 @@ void
 llmb_store_add_batch(LlmbBatchRow *batch)
 {
 	char	   *items = ranges_text(batch);
+	char	   *before = llmb_store_job_before(batch->job);
 	LlmbRows   *rows;
 
 	rows = llmb_sql("INSERT INTO llm_batch.batch (job_id, server, attempt, state, token, item_count, file_bytes, items, "
@@ -140,6 +170,8 @@ llmb_store_add_batch(LlmbBatchRow *batch)
 				 " started_at = COALESCE(started_at, clock_timestamp()) WHERE id = $1",
 				 "lii", batch->job, batch->item_count,
 				 batch->ranges[batch->range_count - 1].upper - 1);
+	llmb_store_log_job(batch->job, before);
+	log_batch(batch, NULL);
 	llmb_store_event(batch->job, batch->id, "planned", "%s: items %d, bytes %lld, attempt %d",
 					 batch->realtime ? "planned to be sent in real time" : "batch planned", batch->item_count, (long long) batch->file_bytes, batch->attempt);
 }
@@ -152,6 +184,8 @@ llmb_store_end_unsent(const LlmbBatchRow *batch, LlmbCode code)
 				 " CASE WHEN $2 = 'cancelled' THEN 'cancelled' ELSE 'failed' END, $2, 0 "
 				 "FROM llm_batch.batch b CROSS JOIN unnest(b.items) r CROSS JOIN generate_series(lower(r), upper(r) - 1) o "
 				 "WHERE b.id = $1", "lt", batch->id, llmb_code_name(code));
+	if (code != LLMB_CANCELLED_ITEM)
+		llmb_store_tally(batch->job, "errors", llmb_code_name(code), batch->item_count);
 }
 
 static void
@@ -213,6 +247,9 @@ read_batch(LlmbRows *rows, int row)
 	batch->forecast_cost = llmb_row_text(rows, row, 29);
 	batch->model = llmb_row_text(rows, row, 30);
 	batch->text_bytes = llmb_row_int(rows, row, 31);
+	batch->stray_at = llmb_row_time(rows, row, 32);
+	batch->route = llmb_row_text(rows, row, 33);
+	batch->provider_ended_at = llmb_row_time(rows, row, 34);
 	read_ranges(batch);
 	return batch;
 }
@@ -223,7 +260,7 @@ read_batch(LlmbRows *rows, int row)
 	" created_at, intent_at, submitted_at, cancelled_at, ended_at, error_code, " \
 	" (SELECT j.owner FROM llm_batch.job j WHERE j.id = job_id), " \
 	" mode = 'realtime', marked, forecast_tokens, forecast_cost::text, " \
-	" (SELECT j.model FROM llm_batch.job j WHERE j.id = job_id), text_bytes " \
+	" (SELECT j.model FROM llm_batch.job j WHERE j.id = job_id), text_bytes, stray_at, route, provider_ended_at " \
 	"FROM llm_batch.batch "
 
 List *
@@ -267,15 +304,90 @@ llmb_store_save_batch(const LlmbBatchRow *b, LlmbBatchState was)
 	saved = llmb_sql_run("UPDATE llm_batch.batch SET state = $3, reason = $4, creates = $5, done = $6, failed = $7, tries = $8, "
 						 " remote_input = $9, remote_id = $10, remote_output = $11, remote_errors = $12, remote_end = $13, "
 						 " intent_at = $14, submitted_at = $15, cancelled_at = $16, ended_at = $17, error_code = $18, marked = $19, "
+						 " stray_at = $20, route = $21, "
+						 " provider_ended_at = $22, "
 						 " finalized_at = CASE WHEN $3 IN ('finalized', 'failed', 'cancelled') THEN clock_timestamp() END "
 						 "WHERE id = $1 AND state = $2",
-						 "lttt" "iiii" "ttttt" "zzzzti",
+						 "lttt" "iiii" "ttttt" "zzzzti" "ztz",
 						 b->id, llmb_batch_state_name(was), llmb_batch_state_name(b->state), b->reason,
 						 b->creates, b->done, b->failed, b->tries,
 						 b->remote_input, b->remote_id, b->remote_output, b->remote_errors, b->remote_end,
-						 b->intent_at, b->submitted_at, b->cancelled_at, b->ended_at, b->error_code, b->marked);
+						 b->intent_at, b->submitted_at, b->cancelled_at, b->ended_at, b->error_code, b->marked,
+						 b->stray_at, b->route, b->provider_ended_at);
 	if (saved != 1)
 		elog(ERROR, "batch " INT64_FORMAT " is not in state %s any more", b->id, llmb_batch_state_name(was));
+	if (b->state != was)
+		log_batch(b, llmb_batch_state_name(was));
+}
+
+/* ---- request files that are to be deleted at providers ---- */
+
+bool
+llmb_store_leave(const LlmbBatchRow *batch, const char *remote_file, int64 delay_ms)
+{
+	return llmb_sql_run("INSERT INTO llm_batch.leftover (job_id, batch_id, server, owner, remote_file, not_before) "
+				 "VALUES ($1, $2, $3::name, $4::name, $5, clock_timestamp() + $6 * interval '1 ms') "
+				 "ON CONFLICT DO NOTHING",
+				 "lltttl", batch->job, batch->id, batch->server, batch->owner, remote_file, delay_ms) > 0;
+}
+
+List *
+llmb_store_leftovers(void)
+{
+	LlmbRows   *rows = llmb_sql("SELECT DISTINCT ON (server, owner) batch_id, server, owner, remote_file, tries "
+								"FROM (SELECT * FROM llm_batch.leftover WHERE not_before <= clock_timestamp() "
+								" ORDER BY not_before LIMIT 200) due "
+								"ORDER BY server, owner, not_before", "");
+	List	   *leftovers = NIL;
+
+	for (int i = 0; i < llmb_row_count(rows); i++)
+	{
+		LlmbLeftover *leftover = palloc0(sizeof(LlmbLeftover));
+
+		leftover->batch = llmb_row_int(rows, i, 1);
+		leftover->server = llmb_row_text(rows, i, 2);
+		leftover->owner = llmb_row_text(rows, i, 3);
+		leftover->remote_file = llmb_row_text(rows, i, 4);
+		leftover->tries = (int) llmb_row_int(rows, i, 5);
+		leftovers = lappend(leftovers, leftover);
+	}
+	llmb_sql_done(rows);
+	return leftovers;
+}
+
+TimestampTz
+llmb_store_next_leftover(void)
+{
+	LlmbRows   *rows = llmb_sql("SELECT min(not_before) FROM llm_batch.leftover", "");
+	TimestampTz next = llmb_row_time(rows, 0, 1);
+
+	llmb_sql_done(rows);
+	return next;
+}
+
+void
+llmb_store_leftover_done(const LlmbLeftover *leftover)
+{
+	llmb_sql_run("DELETE FROM llm_batch.leftover WHERE batch_id = $1 AND remote_file IS NOT DISTINCT FROM $2",
+				 "lt", leftover->batch, leftover->remote_file);
+}
+
+void
+llmb_store_leftover_wait(const LlmbLeftover *leftover, int64 delay_ms)
+{
+	llmb_sql_run("UPDATE llm_batch.leftover SET not_before = clock_timestamp() + $3 * interval '1 ms' "
+				 "WHERE server = $1::name AND owner = $2::name AND not_before < clock_timestamp() + $3 * interval '1 ms'",
+				 "ttl", leftover->server, leftover->owner, delay_ms);
+}
+
+/* What the provider does not do for one it will not do for the others now. */
+void
+llmb_store_leftover_later(const LlmbLeftover *leftover, int64 delay_ms)
+{
+	llmb_sql_run("UPDATE llm_batch.leftover SET tries = tries + 1 "
+				 "WHERE batch_id = $1 AND remote_file IS NOT DISTINCT FROM $2",
+				 "lt", leftover->batch, leftover->remote_file);
+	llmb_store_leftover_wait(leftover, delay_ms);
 }
 
 int

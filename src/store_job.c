@@ -16,6 +16,7 @@
 #include "miscadmin.h"
 #include "utils/builtins.h"
 
+#include "log.h"
 #include "sql.h"
 #include "store.h"
 
@@ -53,6 +54,59 @@ array_names(LlmbRows *rows, int column, int *count)
 	return names;
 }
 
+/* ---- changes of state, for the log ---- */
+
+char *
+llmb_store_job_before(int64 job)
+{
+	LlmbRows   *rows;
+	char	   *state;
+
+	if (llmb_log_events == LLMB_LOG_OFF)
+		return NULL;
+	rows = llmb_sql("SELECT state || COALESCE(' ' || reason, '') FROM llm_batch.job WHERE id = $1", "l", job);
+	state = llmb_row_count(rows) ? llmb_row_text(rows, 0, 1) : NULL;
+	llmb_sql_done(rows);
+	return state;
+}
+
+static void
+log_job(int64 job, const char *before)
+{
+	static const char *const counts[] = {"total", "queued", "in_flight", "succeeded", "failed", "cancelled"};
+	LlmbRows   *rows = llmb_sql("SELECT state || COALESCE(' ' || reason, ''), owner, server, model, mode, state, reason, "
+								" labels::text, total, queued, in_flight, succeeded, failed, cancelled "
+								"FROM llm_batch.job WHERE id = $1", "l", job);
+
+	if (llmb_row_count(rows) && (before == NULL || strcmp(before, llmb_row_text(rows, 0, 1)) != 0))
+	{
+		LlmbLogLine line;
+
+		llmb_log_begin(&line, "job");
+		llmb_log_int(&line, "job", job);
+		llmb_log_text(&line, "owner", llmb_row_text(rows, 0, 2));
+		llmb_log_text(&line, "server", llmb_row_text(rows, 0, 3));
+		llmb_log_text(&line, "model", llmb_row_text(rows, 0, 4));
+		llmb_log_text(&line, "mode", llmb_row_text(rows, 0, 5));
+		/* the first word is the state */
+		llmb_log_text(&line, "was", before ? pnstrdup(before, strcspn(before, " ")) : NULL);
+		llmb_log_text(&line, "state", llmb_row_text(rows, 0, 6));
+		llmb_log_text(&line, "reason", llmb_row_text(rows, 0, 7));
+		for (int i = 0; i < (int) lengthof(counts); i++)
+			llmb_log_int(&line, counts[i], llmb_row_int(rows, 0, 9 + i));
+		llmb_log_json(&line, "labels", llmb_row_text(rows, 0, 8));
+		llmb_log_end(&line);
+	}
+	llmb_sql_done(rows);
+}
+
+void
+llmb_store_log_job(int64 job, const char *before)
+{
+	if (before)
+		log_job(job, before);
+}
+
 /* ---- new jobs ---- */
 
 int64
@@ -75,12 +129,12 @@ llmb_store_new_job(const LlmbNewJob *job, const char *owner)
 	if (id == 0)
 		return 0;
 	llmb_sql_run("INSERT INTO llm_batch.job_def (job_id, source_schema, source_table, key_columns, "
-				 " target_columns, prompt, system, params, schema, time_zone) "
-				 "VALUES ($1, $2::name, $3::name, $4::name[], $5::name[], $6, $7, $8::jsonb, $9::json, $10)",
-				 "lttaattttt", id, def->source_schema, def->source_table,
+				 " target_columns, prompt, system, params, schema, time_zone, targets_hash) "
+				 "VALUES ($1, $2::name, $3::name, $4::name[], $5::name[], $6, $7, $8::jsonb, $9::json, $10, $11)",
+				 "lttaatttttl", id, def->source_schema, def->source_table,
 				 name_array(def->key_columns, def->key_count),
 				 name_array(def->target_columns, def->target_count),
-				 def->prompt, def->system, def->params, def->schema, def->time_zone);
+				 def->prompt, def->system, def->params, def->schema, def->time_zone, def->targets_hash);
 	return id;
 }
 
@@ -106,6 +160,8 @@ llmb_store_job_filled(int64 job, int total)
 {
 	llmb_sql_run("UPDATE llm_batch.job SET total = $2, queued = $2 WHERE id = $1", "li", job, total);
 	llmb_store_event(job, 0, "submitted", "submitted items: %d", total);
+	if (llmb_log_events != LLMB_LOG_OFF)
+		log_job(job, NULL);
 }
 
 /* ---- reading jobs ---- */
@@ -120,7 +176,7 @@ llmb_store_job_filled(int64 job, int total)
 	" j.system_identifier, j.database_oid, j.mode, q.realtime, " \
 	" COALESCE(j.cost, 0)::text, COALESCE(j.max_cost, -1)::text, " \
 	" COALESCE((SELECT sum(b.forecast_cost) FROM llm_batch.batch b WHERE b.job_id = j.id AND j.max_cost IS NOT NULL " \
-	"  AND b.state NOT IN ('finalized', 'failed', 'cancelled')), 0)::text " \
+	"  AND b.state NOT IN ('finalized', 'failed', 'cancelled')), 0)::text, j.awaits_mend " \
 	"FROM llm_batch.job j " \
 	"LEFT JOIN LATERAL (SELECT q.attempt, q.not_before, q.realtime FROM llm_batch.queue q " \
 	" WHERE q.job_id = j.id ORDER BY q.not_before LIMIT 1) q ON true "
@@ -157,6 +213,7 @@ read_job(LlmbRows *rows, int row)
 	job->cost = strtod(llmb_row_text(rows, row, 25), NULL);
 	job->max_cost = strtod(llmb_row_text(rows, row, 26), NULL);
 	job->flying_cost = strtod(llmb_row_text(rows, row, 27), NULL);
+	job->awaits_mend = job->ours && llmb_row_bool(rows, row, 28);
 	return job;
 }
 
@@ -188,7 +245,7 @@ LlmbJobDef *
 llmb_store_job_def(int64 job)
 {
 	LlmbRows   *rows = llmb_sql("SELECT source_schema, source_table, key_columns::text[], "
-								" target_columns::text[], prompt, system, params::text, schema::text, time_zone "
+								" target_columns::text[], prompt, system, params::text, schema::text, time_zone, targets_hash "
 								"FROM llm_batch.job_def WHERE job_id = $1", "l", job);
 	LlmbJobDef *def;
 
@@ -204,6 +261,7 @@ llmb_store_job_def(int64 job)
 	def->params = llmb_row_text(rows, 0, 7);
 	def->schema = llmb_row_text(rows, 0, 8);
 	def->time_zone = llmb_row_text(rows, 0, 9);
+	def->targets_hash = llmb_row_int(rows, 0, 10);
 	llmb_sql_done(rows);
 	return def;
 }
@@ -213,8 +271,9 @@ llmb_store_has_work(void)
 {
 	LlmbRows   *rows = llmb_sql("SELECT EXISTS (SELECT FROM llm_batch.job WHERE state IN ('waiting', 'running', 'paused', 'cancelling') "
 								"  AND (state <> 'paused' OR (queued = 0 AND in_flight = 0) OR "
-								"   (in_flight > 0 AND system_identifier = $1 AND database_oid = $2))) "
+								"   ((in_flight > 0 OR awaits_mend) AND system_identifier = $1 AND database_oid = $2))) "
 								"OR EXISTS (SELECT FROM llm_batch.command) "
+								"OR EXISTS (SELECT FROM llm_batch.leftover WHERE not_before <= clock_timestamp()) "
 								"OR EXISTS (SELECT FROM llm_batch.probe WHERE ok IS NULL)",
 								"ll", (int64) GetSystemIdentifier(), (int64) MyDatabaseId);
 	bool		work = llmb_row_bool(rows, 0, 1);
@@ -245,25 +304,62 @@ llmb_store_count(int64 job, const LlmbDelta *delta)
 				 "liiiiiiiitt", job, delta->queued, delta->in_flight, delta->succeeded,
 				 delta->failed, delta->cancelled, delta->unapplied, delta->uncertain,
 				 delta->cost_unknown, delta->cost, delta->saved);
+	/* what falls is a retry's doing: the end before it has happened all the same */
+	if (delta->succeeded > 0 || delta->failed > 0 || delta->cancelled > 0 || delta->uncertain > 0)
+		llmb_sql_run("INSERT INTO llm_batch.tally AS t (owner, server, model, what, label, value) "
+					 "SELECT j.owner, j.server, j.model, v.what, v.label, v.more "
+					 "FROM llm_batch.job j CROSS JOIN (VALUES ('items', 'succeeded', $2), ('items', 'failed', $3), "
+					 " ('items', 'cancelled', $4), ('uncertain', '', $5)) v(what, label, more) "
+					 "WHERE j.id = $1 AND v.more > 0 "
+					 "ON CONFLICT (owner, server, model, what, label) DO UPDATE SET value = t.value + excluded.value",
+					 "liiii", job, delta->succeeded, delta->failed, delta->cancelled, delta->uncertain);
+}
+
+void
+llmb_store_tally(int64 job, const char *what, const char *label, int64 more)
+{
+	if (more > 0)
+		llmb_sql_run("INSERT INTO llm_batch.tally AS t (owner, server, model, what, label, value) "
+					 "SELECT j.owner, j.server, j.model, $2, $3, $4 FROM llm_batch.job j WHERE j.id = $1 "
+					 "ON CONFLICT (owner, server, model, what, label) DO UPDATE SET value = t.value + excluded.value",
+					 "lttl", job, what, label, more);
+}
+
+static void
+set_job_state(int64 job, const char *state, const char *reason, bool awaits_mend)
+{
+	char	   *before = llmb_store_job_before(job);
+
+	llmb_sql_run("UPDATE llm_batch.job SET state = $2, reason = $3, finished_at = NULL, awaits_mend = $4 "
+				 "WHERE id = $1 AND (state, reason, awaits_mend) IS DISTINCT FROM ($2, $3, $4)",
+				 "lttb", job, state, reason, awaits_mend);
+	llmb_store_log_job(job, before);
 }
 
 void
 llmb_store_job_state(int64 job, const char *state, const char *reason)
 {
-	llmb_sql_run("UPDATE llm_batch.job SET state = $2, reason = $3, finished_at = NULL "
-				 "WHERE id = $1 AND (state, reason) IS DISTINCT FROM ($2, $3)",
-				 "ltt", job, state, reason);
+	set_job_state(job, state, reason, false);
+}
+
+void
+llmb_store_await_mend(int64 job, const char *reason)
+{
+	set_job_state(job, "paused", reason, true);
 }
 
 /* A job of another database becomes one of this. */
 void
 llmb_store_resume_job(int64 job)
 {
-	llmb_sql_run("UPDATE llm_batch.job SET reason = NULL, "
+	char	   *before = llmb_store_job_before(job);
+
+	llmb_sql_run("UPDATE llm_batch.job SET reason = NULL, awaits_mend = false, "
 				 " state = CASE WHEN started_at IS NULL THEN 'waiting' ELSE 'running' END, "
 				 " system_identifier = $2, database_oid = $3 "
 				 "WHERE id = $1 AND state = 'paused'",
 				 "lll", job, (int64) GetSystemIdentifier(), (int64) MyDatabaseId);
+	llmb_store_log_job(job, before);
 }
 
 int
@@ -286,16 +382,20 @@ llmb_store_drop_rest(int64 job, const char *code)
 					"lt", job, code);
 	dropped = llmb_row_count(rows) ? llmb_row_int(rows, 0, 1) : 0;
 	llmb_sql_done(rows);
+	llmb_store_tally(job, "items", strcmp(code, "cancelled") == 0 ? "cancelled" : "failed", dropped);
+	if (strcmp(code, "cancelled") != 0)
+		llmb_store_tally(job, "errors", code, dropped);
 	return dropped;
 }
 
 char *
 llmb_store_finish_job(int64 job)
 {
+	char	   *before = llmb_store_job_before(job);
 	LlmbRows   *rows;
 	char	   *state = NULL;
 
-	rows = llmb_sql("UPDATE llm_batch.job SET finished_at = clock_timestamp(), reason = NULL, state = CASE "
+	rows = llmb_sql("UPDATE llm_batch.job SET finished_at = clock_timestamp(), reason = NULL, awaits_mend = false, state = CASE "
 					" WHEN failed = 0 AND cancelled = 0 THEN 'succeeded' "
 					" WHEN state = 'cancelling' THEN 'cancelled' "
 					" WHEN succeeded = 0 THEN 'failed' ELSE 'partial' END "
@@ -312,6 +412,9 @@ llmb_store_finish_job(int64 job)
 						 (int) llmb_row_int(rows, 0, 4));
 	}
 	llmb_sql_done(rows);
+	if (state)
+		llmb_store_tally(job, "jobs", state, 1);
+	llmb_store_log_job(job, before);
 	return state;
 }
 
@@ -397,6 +500,7 @@ llmb_store_do_retry(int64 job, ArrayType *codes)
 	int			failed;
 	int			unsent;
 	int			cancelled;
+	char	   *before = llmb_store_job_before(job);
 
 	rows = llmb_sql("SELECT (SELECT count(*) " RETRY_FROM "AND r.state = 'cancelled')::int + "
 					"(SELECT count(*) " UNSENT_FROM "AND COALESCE(j.rest_code, 'cancelled') = 'cancelled')::int",
@@ -416,6 +520,7 @@ llmb_store_do_retry(int64 job, ArrayType *codes)
 					 " system_identifier = $4, database_oid = $5 WHERE id = $1",
 					 "liill", job, failed + unsent, cancelled,
 					 (int64) GetSystemIdentifier(), (int64) MyDatabaseId);
+	llmb_store_log_job(job, before);
 	return failed + unsent;
 }
 
@@ -443,6 +548,7 @@ llmb_store_do_apply(int64 job)
 	int			count = llmb_sql_run("INSERT INTO llm_batch.unapplied (job_id, ordinal, attempt, tries, not_before) "
 									 "SELECT r.job_id, r.ordinal, r.attempt, 0, now() " APPLY_FROM "ON CONFLICT DO NOTHING",
 									 "l", job);
+	char	   *before = llmb_store_job_before(job);
 
 	if (count == 0)
 		return 0;
@@ -454,6 +560,7 @@ llmb_store_do_apply(int64 job)
 				 " unapplied = unapplied + $2, state = 'running', reason = NULL, finished_at = NULL, "
 				 " system_identifier = $3, database_oid = $4 WHERE id = $1",
 				 "lill", job, count, (int64) GetSystemIdentifier(), (int64) MyDatabaseId);
+	llmb_store_log_job(job, before);
 	return count;
 }
 
@@ -536,4 +643,16 @@ llmb_store_event(int64 job, int64 batch, const char *kind, const char *format,..
 	}
 	llmb_sql_run("INSERT INTO llm_batch.event (job_id, batch_id, kind, message) "
 				 "VALUES ($1, NULLIF($2, 0), $3, $4)", "lltt", job, batch, kind, message.data);
+	if (llmb_log_events == LLMB_LOG_ALL)
+	{
+		LlmbLogLine line;
+
+		llmb_log_begin(&line, "event");
+		llmb_log_int(&line, "job", job);
+		if (batch != 0)
+			llmb_log_int(&line, "batch", batch);
+		llmb_log_text(&line, "kind", kind);
+		llmb_log_text(&line, "message", message.data);
+		llmb_log_end(&line);
+	}
 }

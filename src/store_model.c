@@ -147,7 +147,8 @@ void
 llmb_store_calibration(const char *server, const char *model, LlmbCalibration *calibration)
 {
 	LlmbRows   *rows = llmb_sql("SELECT text_bytes, input_tokens, answers, output_tokens, "
-								" CASE WHEN enqueued_at > now() - interval '1 day' THEN max_enqueued_tokens END "
+								" CASE WHEN enqueued_at > now() - interval '1 day' THEN max_enqueued_tokens END, "
+								" CASE WHEN bytes_at > now() - interval '30 days' THEN max_batch_bytes END "
 								"FROM llm_batch.calibration WHERE server = $1::name AND model = $2",
 								"tt", server, model);
 
@@ -159,6 +160,7 @@ llmb_store_calibration(const char *server, const char *model, LlmbCalibration *c
 		calibration->answers = llmb_row_int(rows, 0, 3);
 		calibration->output_tokens = llmb_row_int(rows, 0, 4);
 		calibration->max_enqueued_tokens = llmb_row_int(rows, 0, 5);
+		calibration->max_batch_bytes = llmb_row_int(rows, 0, 6);
 	}
 	llmb_sql_done(rows);
 }
@@ -190,6 +192,16 @@ llmb_store_learn_enqueued(const char *server, const char *model, int64 tokens)
 				 "ON CONFLICT (server, model) DO UPDATE SET "
 				 " max_enqueued_tokens = excluded.max_enqueued_tokens, enqueued_at = excluded.enqueued_at",
 				 "ttl", server, model, tokens);
+}
+
+void
+llmb_store_learn_bytes(const char *server, const char *model, int64 bytes)
+{
+	llmb_sql_run("INSERT INTO llm_batch.calibration AS c (server, model, max_batch_bytes, bytes_at) "
+				 "VALUES ($1::name, $2, $3, now()) "
+				 "ON CONFLICT (server, model) DO UPDATE SET "
+				 " max_batch_bytes = excluded.max_batch_bytes, bytes_at = excluded.bytes_at",
+				 "ttl", server, model, bytes);
 }
 
 /* ---- what a job's items are like ---- */

@@ -57,12 +57,14 @@ typedef struct LlmbCalibration
 	int64		answers;
 	int64		output_tokens;
 	int64		max_enqueued_tokens;	/* of a refusal within the last day */
+	int64		max_batch_bytes;	/* of a refusal within the last 30 days */
 } LlmbCalibration;
 
 extern void llmb_store_calibration(const char *server, const char *model, LlmbCalibration *calibration);
 extern void llmb_store_learn_usage(const char *server, const char *model, int64 bytes,
 								   int64 input_tokens, int64 answers, int64 output_tokens);
 extern void llmb_store_learn_enqueued(const char *server, const char *model, int64 tokens);
+extern void llmb_store_learn_bytes(const char *server, const char *model, int64 bytes);
 
 /* What some attempts of a job took on a day; amounts in USD, NULL unknown. */
 typedef struct LlmbSpending

@@ -150,6 +150,20 @@ put_queue(LlmbBulk *bulk, int64 job, int ordinal, int attempt, TimestampTz when,
 	llmb_bulk_put(bulk, values, nulls);
 }
 
+/* For llm_batch.metrics: how these attempts failed. */
+static void
+tally_errors(int64 job, const LlmbResult *results, int count)
+{
+	int			times[LLMB_BUDGET + 1] = {0};	/* the last code */
+
+	for (int i = 0; i < count; i++)
+		times[results[i].code]++;
+	/* that somebody cancelled it is no error */
+	times[LLMB_CANCELLED_ITEM] = 0;
+	for (int code = LLMB_OK + 1; code <= LLMB_BUDGET; code++)
+		llmb_store_tally(job, "errors", llmb_code_name(code), times[code]);
+}
+
 void
 llmb_store_put_results(int64 job, LlmbResult *results, int count)
 {
@@ -163,6 +177,7 @@ llmb_store_put_results(int64 job, LlmbResult *results, int count)
 		retried += strcmp(results[i].state, "retried") == 0;
 	}
 	llmb_bulk_end(bulk);
+	tally_errors(job, results, count);
 
 	bulk = llmb_bulk_begin("answer");
 	for (int i = 0; i < count; i++)
@@ -273,6 +288,7 @@ llmb_store_answer_decided(int64 job, const LlmbResult *r)
 				 "liittb", job, r->ordinal, r->attempt, r->state, llmb_code_name(r->code), r->applied);
 	llmb_sql_run("UPDATE llm_batch.answer SET error = $4 WHERE job_id = $1 AND ordinal = $2 AND attempt = $3",
 				 "liit", job, r->ordinal, r->attempt, r->error);
+	tally_errors(job, r, 1);
 }
 
 void

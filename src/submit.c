@@ -49,6 +49,11 @@ PG_FUNCTION_INFO_V1(llmb_estimate);
 
 #define FETCH_ROWS 500
 
+#define MAX_MODEL_BYTES			256
+#define MAX_LABELS_BYTES		(16 * 1024)
+/* an entry of a btree is at most 2704 bytes */
+#define MAX_REQUEST_KEY_BYTES	1024
+
 /*
  * How many bytes more a token may have than expected before a prompt is
  * refused for its length.  Ordinary text stays well within (English 4 to 5
@@ -149,6 +154,17 @@ required(const char *value, const char *name)
 				(errcode(value ? ERRCODE_INVALID_PARAMETER_VALUE : ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("%s must not be %s", name, value ? "empty" : "NULL"),
 				 errhint("Pass %s => '...'.", name)));
+}
+
+/* What is shown in every line of a view must not be a document. */
+static void
+check_length(const char *value, const char *name, size_t max)
+{
+	if (value && strlen(value) > max)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("argument \"%s\" is longer than %zu bytes", name, max),
+				 errhint("Shorten it.")));
 }
 
 static void
@@ -313,6 +329,7 @@ read_arguments(FunctionCallInfo fcinfo, const char *function, int model, int tai
 	job->model = text_arg(fcinfo, model);
 	required(job->model, "model");
 	check_encoding(job->model, "model", NULL);
+	check_length(job->model, "model", MAX_MODEL_BYTES);
 	job->mode = text_arg(fcinfo, tail + ARG_MODE);
 	job->def.system = text_arg(fcinfo, tail + ARG_SYSTEM);
 	check_encoding(job->def.system, "system", NULL);
@@ -323,6 +340,8 @@ read_arguments(FunctionCallInfo fcinfo, const char *function, int model, int tai
 	job->priority = PG_ARGISNULL(tail + ARG_PRIORITY) ? 0 : PG_GETARG_INT32(tail + ARG_PRIORITY);
 	job->deadline = deadline_arg(fcinfo, tail + ARG_DEADLINE);
 	job->request_key = text_arg(fcinfo, tail + ARG_REQUEST_KEY);
+	check_length(job->labels, "labels", MAX_LABELS_BYTES);
+	check_length(job->request_key, "request_key", MAX_REQUEST_KEY_BYTES);
 	job->request_hash = arguments_hash(fcinfo, tail);
 	ask->limit = -1;
 	ask->server = llmb_choose_server(PG_ARGISNULL(tail + ARG_SERVER) ? NULL :
@@ -632,7 +651,17 @@ open_query(const char *sql)
 	portal = SPI_cursor_open(NULL, plan, NULL, NULL, false);
 	if (portal == NULL)
 		elog(ERROR, "SPI_cursor_open failed: %s", SPI_result_code_string(SPI_result));
+	/* {{column|json}} calls casts of the user's, and a function can say CLOSE ALL */
+	PinPortal(portal);
 	return portal;
+}
+
+static void
+close_query(Portal portal)
+{
+	UnpinPortal(portal);
+	SPI_cursor_close(portal);
+	SPI_finish();
 }
 
 /* Runs the source's query with the settings that rendering depends on. */
@@ -646,8 +675,7 @@ read_source(Ask *ask)
 	llmb_pin_rendering(NULL);
 	portal = open_query(llmb_source_query(ask->source, ask->filter, ask->limit));
 	read_rows(ask, portal, read_source_row, renderer);
-	SPI_cursor_close(portal);
-	SPI_finish();
+	close_query(portal);
 	AtEOXact_GUC(false, level);
 }
 
@@ -688,8 +716,7 @@ read_query(Ask *ask, const char *query)
 				 errmsg("the query yields no column \"%s\"", columns[0] == 0 ? "key" : "prompt"),
 				 errhint("It must yield key and prompt (or messages), optionally system and params: SELECT id AS key, 'Summarise: ' || body AS prompt FROM ...")));
 	read_rows(ask, portal, read_query_row, columns);
-	SPI_cursor_close(portal);
-	SPI_finish();
+	close_query(portal);
 }
 
 /* ---- entry points ---- */
@@ -729,6 +756,7 @@ ask_for_source(FunctionCallInfo fcinfo, const char *function)
 	def->target_columns = ask->source->targets;
 	def->target_count = ask->source->target_count;
 	def->schema = llmb_target_schema(ask->source, def->schema, llmb_is_embedding(ask->server, ask->model));
+	def->targets_hash = llmb_targets_hash(ask->source->relid, ask->source->targets, ask->source->target_count);
 	return ask;
 }
 

@@ -15,6 +15,7 @@
 #include "catalog/pg_type.h"
 #include "common/hashfn.h"
 #include "funcapi.h"
+#include "miscadmin.h"
 #include "nodes/makefuncs.h"
 #include "utils/builtins.h"
 #include "utils/varlena.h"
@@ -82,6 +83,11 @@ column_number(LlmbTemplate *template, const char *name)
 		if (strcmp(template->columns[i], name) == 0)
 			return i;
 	}
+	/* no row has more; and it keeps the search above short */
+	if (n >= MaxTupleAttributeNumber)
+		ereport(ERROR,
+				(errcode(ERRCODE_TOO_MANY_COLUMNS),
+				 errmsg("the prompt template names more than %d columns", MaxTupleAttributeNumber)));
 	template->columns = n == 0 ? palloc(sizeof(char *)) :
 		repalloc(template->columns, sizeof(char *) * (n + 1));
 	template->columns[n] = pstrdup(name);
@@ -138,6 +144,7 @@ llmb_template_parse(const char *text)
 	{
 		const char *close;
 
+		CHECK_FOR_INTERRUPTS();
 		add_literal(template, at, open - at);
 		if (strncmp(open, "{{{{", 4) == 0)
 		{

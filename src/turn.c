@@ -23,6 +23,7 @@
 #include "utils/snapmgr.h"
 
 #include "compat.h"
+#include "crash.h"
 #include "shmem.h"
 #include "sql.h"
 #include "turn.h"
@@ -69,14 +70,38 @@ llmb_extension_is_served(void)
 	return OidIsValid(extension) && extension == served;
 }
 
+static bool
+take_lock(const LOCKTAG *tag, bool session)
+{
+	return LockAcquire(tag, ExclusiveLock, session, true) != LOCKACQUIRE_NOT_AVAIL;
+}
+
 bool
 llmb_turn_only_worker(void)
 {
 	LOCKTAG		tag;
 
 	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, 0, 0, LOCK_FIELD);
-	return llmb_lock_held_by_me(&tag, ExclusiveLock) ||
-		LockAcquire(&tag, ExclusiveLock, true, true) != LOCKACQUIRE_NOT_AVAIL;
+	return llmb_lock_held_by_me(&tag, ExclusiveLock) || take_lock(&tag, true);
+}
+
+/*
+ * A trigger can say pg_advisory_lock(), which would last as long as the
+ * worker, and pg_advisory_unlock_all(), which takes ours: the session ends
+ * each turn with our lock and no other.  In a transaction it is not given
+ * away meanwhile.
+ */
+static void
+drop_locks_of_users(void)
+{
+	LOCKTAG		tag;
+
+	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, 0, 0, LOCK_FIELD);
+	if (IsTransactionState() && !take_lock(&tag, false))
+		proc_exit(0);
+	LockReleaseSession(USER_LOCKMETHOD);
+	if (!take_lock(&tag, true))
+		proc_exit(0);
 }
 
 void
@@ -84,10 +109,10 @@ llmb_turn_begin(const char *doing)
 {
 	Assert(!IsTransactionState());
 	before = CurrentMemoryContext;
-	/* a trigger can say pg_advisory_unlock_all() */
 	if (!llmb_turn_only_worker())
 		proc_exit(0);
 	pgstat_report_activity(STATE_RUNNING, doing);
+	llmb_crash_turn_begins(doing);
 	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
@@ -105,17 +130,21 @@ llmb_turn_begin(const char *doing)
 void
 llmb_turn_commit(void)
 {
+	llmb_crash_turn_commits();
+	drop_locks_of_users();
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(before);
 	pgstat_report_stat(true);
 	pgstat_report_activity(STATE_IDLE, NULL);
+	llmb_crash_turn_committed();
 }
 
 void
 llmb_turn_abort(void)
 {
 	AbortOutOfAnyTransaction();
+	drop_locks_of_users();
 	pgstat_report_stat(true);
 	pgstat_report_activity(STATE_IDLE, NULL);
 }

@@ -15,6 +15,7 @@
 #include "access/htup_details.h"
 #include "access/xact.h"
 #include "catalog/pg_database.h"
+#include "commands/dbcommands.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
@@ -25,19 +26,24 @@
 #include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
+#include "utils/ps_status.h"
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
 
 #include "call.h"
 #include "compat.h"
+#include "fleet.h"
 #include "http.h"
 #include "lifecycle.h"
+#include "log.h"
 #include "shmem.h"
 #include "store.h"
 #include "turn.h"
 
 /* While transfers run, the extension is looked for this often. */
 #define STILL_THERE_MS	1000
+/* A shorter sleep is not worth telling pg_stat_activity. */
+#define WORTH_TELLING_MS	20
 
 PGDLLEXPORT void llmb_worker_main(Datum arg);
 
@@ -109,11 +115,40 @@ database_is_template(void)
 	return template;
 }
 
+static const char *leaves_because = NULL;
+
 static void
-leave(bool has_extension)
+leave(bool has_extension, const char *reason)
 {
+	leaves_because = reason;
 	llmb_worker_reports(has_extension, true);
 	proc_exit(0);
+}
+
+static void
+worker_stops(int code, Datum arg)
+{
+	(void) arg;
+	llmb_log_process("worker", "stopped", leaves_because ? leaves_because :
+					 code == 0 ? "the extension is gone, or another worker is here" : "terminated, or an error");
+}
+
+/* For ps, pg_stat_activity and the log. */
+static void
+show_start(void)
+{
+	MemoryContext before = CurrentMemoryContext;
+	char	   *database;
+
+	pgstat_report_appname(LLMB_WORKER_TYPE);
+	SetCurrentStatementStartTimestamp();
+	StartTransactionCommand();
+	database = get_database_name(MyDatabaseId);
+	set_ps_display(database ? database : "");
+	llmb_log_process("worker", "started", NULL);
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(before);
+	on_proc_exit(worker_stops, 0);
 }
 
 static bool
@@ -135,6 +170,62 @@ shorter(long a, long b)
 	return a < 0 ? b : b < 0 ? a : Min(a, b);
 }
 
+/* A call that is out for one of the batches, and what it does; or NULL. */
+static const char *
+call_in_words(void)
+{
+	static const char *const words[] = {
+		[LLMB_CALL_UPLOAD] = "uploading a request file",
+		[LLMB_CALL_UPLOAD_DATA] = "uploading a request file",
+		[LLMB_CALL_CREATE] = "submitting a batch",
+		[LLMB_CALL_POLL] = "polling a batch",
+		[LLMB_CALL_LIST] = "looking for a batch",
+		[LLMB_CALL_CANCEL] = "cancelling a batch",
+		[LLMB_CALL_FETCH] = "fetching results",
+		[LLMB_CALL_FIND_FILE] = "looking for a request file",
+		[LLMB_CALL_DELETE_FILE] = "deleting a request file",
+	};
+	ListCell   *lc;
+
+	foreach(lc, llmb_fleet())
+	{
+		LlmbFlight *flight = lfirst(lc);
+
+		if (llmb_call_busy(&flight->party) && flight->party.verb < (int) lengthof(words))
+			return words[flight->party.verb];
+	}
+	return NULL;
+}
+
+/*
+ * What the worker waits for, in pg_stat_activity.  due: milliseconds until
+ * the next thing falls due, -1 nothing.  A microsecond, and no system call.
+ */
+static void
+show_waiting(long due)
+{
+	char		text[200] = "";
+	const char *call = call_in_words();
+	int			batches = list_length(llmb_fleet());
+	int			calls = llmb_http_count();
+	size_t		len = 0;
+
+	if (call && calls == 1)
+		len = snprintf(text, sizeof(text), "%s; ", call);
+	else if (call)
+		len = snprintf(text, sizeof(text), "%s, calls out: %d; ", call, calls);
+	else if (calls > 0)
+		len = snprintf(text, sizeof(text), "waiting for replies, calls out: %d; ", calls);
+	if (batches > 0)
+		len += snprintf(text + len, sizeof(text) - len, "waiting for batches: %d", batches);
+	else
+		len += snprintf(text + len, sizeof(text) - len, "waiting for %s", llmb_lifecycle_busy() ? "its time" : "work");
+	if (due >= 0)
+		(void) snprintf(text + len, sizeof(text) - len, "; %s in %ld s", llmb_lifecycle_busy() ? "next look" : "leaves",
+						(due + 999) / 1000);
+	pgstat_report_activity(STATE_IDLE, text);
+}
+
 /* While it is dropped under running transfers, nobody else would tell us. */
 static void
 check_extension(TimestampTz *last)
@@ -144,7 +235,11 @@ check_extension(TimestampTz *last)
 	if (!llmb_http_busy() || TimestampDifferenceMilliseconds(*last, now) < STILL_THERE_MS)
 		return;
 	if (!extension_is_here())
-		leave(false);
+	{
+		/* a turn leaves, and sees to a successor if there is another one */
+		llmb_turn_begin("leaving");
+		llmb_turn_commit();
+	}
 	*last = now;
 }
 
@@ -166,7 +261,7 @@ main_loop(MemoryContext turn)
 			ProcessConfigFile(PGC_SIGHUP);
 		}
 		if (!llmb_enabled)
-			leave(true);
+			leave(true, "llm_batch.enabled is off");
 		Assert(CurrentMemoryContext == turn);
 		MemoryContextReset(turn);
 		while (llmb_call_serve())
@@ -195,13 +290,15 @@ main_loop(MemoryContext turn)
 			{
 				/* a commit that came just now found us still here */
 				if (!has_work())
-					leave(true);
+					leave(true, "no work");
 				llmb_lifecycle_look_again();
 				idle_since = GetCurrentTimestamp();
 				continue;
 			}
 			timeout = shorter(timeout, left);
 		}
+		if (timeout < 0 || timeout >= WORTH_TELLING_MS)
+			show_waiting(timeout);
 		if (llmb_http_busy())
 			timeout = shorter(timeout, STILL_THERE_MS);
 		else if (llmb_lifecycle_busy() && (timeout < 0 || timeout > llmb_sweep_interval_s * 1000L))
@@ -213,7 +310,7 @@ main_loop(MemoryContext turn)
 		{
 			/* it may have become one meanwhile */
 			if (database_is_template())
-				leave(true);
+				leave(true, "the database is a template");
 			llmb_lifecycle_look_again();
 		}
 	}
@@ -231,13 +328,13 @@ llmb_worker_main(Datum arg)
 	BackgroundWorkerInitializeConnectionByOid(DatumGetObjectId(arg), InvalidOid, 0);
 	pin_settings();
 	if (!extension_is_here())
-		leave(false);
+		leave(false, NULL);
 	if (database_is_template())
-		leave(true);
+		leave(true, NULL);
 	if (!llmb_turn_only_worker() || !llmb_enabled)
-		leave(true);
+		leave(true, NULL);
 	llmb_worker_arrives();
-	pgstat_report_appname(LLMB_WORKER_TYPE);
+	show_start();
 	turn = AllocSetContextCreate(TopMemoryContext, "llm_batch turn", ALLOCSET_DEFAULT_SIZES);
 	MemoryContextSwitchTo(turn);
 	llmb_http_init();

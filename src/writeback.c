@@ -30,6 +30,7 @@
 #include "catalog/pg_type.h"
 #include "commands/trigger.h"
 #include "executor/spi.h"
+#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "storage/latch.h"
 #include "storage/lmgr.h"
@@ -45,6 +46,7 @@
 
 #include "compat.h"
 #include "source.h"
+#include "sql.h"
 #include "template.h"
 #include "writeback.h"
 
@@ -53,6 +55,9 @@
  * for a short transaction to pass by, short enough not to be waiting.
  */
 #define HOPEFUL_LOCK_TIMEOUT "10ms"
+
+/* Bytes of the reason why a row was refused that are kept. */
+#define MAX_REASON	1000
 
 typedef struct Slice
 {
@@ -197,13 +202,15 @@ build_sql(Slice *slice, Oid relid)
 	append_match(&sql, def);
 	slice->look = sql.data;
 
+	/* a text that submit would refuse is not read: it may be a gigabyte */
 	initStringInfo(&sql);
-	appendStringInfoString(&sql, "SELECT u.n, ");
+	appendStringInfoString(&sql, "SELECT s.n, s.p FROM (SELECT u.n, ");
 	append_prompt(&sql, def, "prompt_text", "$3");
-	appendStringInfo(&sql, " FROM %s AS t, ", table);
+	appendStringInfo(&sql, " AS p FROM %s AS t, ", table);
 	append_input(&sql, def, relid);
 	appendStringInfoString(&sql, " WHERE ");
 	append_match(&sql, def);
+	appendStringInfo(&sql, " OFFSET 0) AS s WHERE pg_catalog.octet_length(s.p) / 1024 < %d", llmb_max_prompt_kb);
 	slice->read = sql.data;
 }
 
@@ -230,6 +237,9 @@ become_owner(const Slice *slice, Identity *was)
 	llmb_pin_rendering(slice->def->time_zone);
 	set_local("search_path", "pg_catalog, pg_temp");
 	set_local("row_security", "on");
+	/* answers and templates are parameters: a plan without them keeps them out of the log */
+	set_local("plan_cache_mode", "force_generic_plan");
+	llmb_keep_values_from_log();
 	/* find rows by the key's index; a plan must not read the table for a slice */
 	set_local("enable_seqscan", "off");
 	set_local("enable_hashjoin", "off");
@@ -282,6 +292,7 @@ execute(const Slice *slice, const char *sql, const int *which, int count)
 	int			nargs = 3 + slice->def->target_count;
 	Oid		   *types = palloc(sizeof(Oid) * nargs);
 	Datum	   *values = palloc(sizeof(Datum) * nargs);
+	SPIPlanPtr	plan;
 	int			code;
 
 	types[0] = TEXTARRAYOID;
@@ -295,9 +306,14 @@ execute(const Slice *slice, const char *sql, const int *which, int count)
 		types[3 + i] = TEXTARRAYOID;
 		values[3 + i] = text_array(slice->writes, which, count, i);
 	}
-	code = SPI_execute_with_args(sql, nargs, types, values, NULL, false, 0);
+	/* SPI_execute_with_args() would plan with the values */
+	plan = SPI_prepare(sql, nargs, types);
+	if (plan == NULL)
+		elog(ERROR, "SPI_prepare failed: %s", SPI_result_code_string(SPI_result));
+	code = SPI_execute_plan(plan, values, NULL, false, 0);
 	if (code < 0)
-		elog(ERROR, "SPI_execute_with_args failed: %s", SPI_result_code_string(code));
+		elog(ERROR, "SPI_execute_plan failed: %s", SPI_result_code_string(code));
+	SPI_freeplan(plan);
 }
 
 /* Column 1 of a row of the result: a position in which[], from 0. */
@@ -515,7 +531,8 @@ try_slice(const Slice *slice, TryKind kind, const int *which, int count, char **
 		FlushErrorState();
 		RollbackAndReleaseCurrentSubTransaction();
 		sqlstate = error->sqlerrcode;
-		*message = pstrdup(error->message);
+		/* a trigger may say as much as it likes, for each row */
+		*message = pnstrdup(error->message, pg_mbcliplen(error->message, strlen(error->message), MAX_REASON));
 		FreeErrorData(error);
 	}
 	PG_END_TRY();

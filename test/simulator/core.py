@@ -45,6 +45,8 @@ OPTIONS = {
     "finalize_seconds": 0.1,
     "cancel_seconds": 0.3,
     "unlisted_seconds": 0.0,        # how long a new batch is missing from listings
+    "file_unlisted_seconds": 0.0,   # the same for an uploaded file
+    "file_fraction": 1.0,           # share of an upload that is stored
     "window_seconds": 86400.0,      # a batch that runs longer expires
     "shuffle": True,                # order of result lines: true, false (as sent) or "reverse"
     "seed": 0,
@@ -268,6 +270,13 @@ class File:
         self.__dict__.update(facts)
 
 
+def cut_upload(file, fraction):
+    """Stores less of an upload than has come, as a provider does that lost its connection."""
+    if fraction < 1:
+        file.bytes = int(file.bytes * fraction)
+        os.truncate(file.path, file.bytes)
+
+
 class RateLimiter:
     """Requests and tokens of the last minute, per key."""
 
@@ -359,6 +368,12 @@ class World:
     def add_batch(self, batch):
         with self.lock:
             self.batches[batch.id] = batch
+
+    def listed_files(self):
+        """Those that are there and appear in listings by now."""
+        before = self.clock.now() - self.options["file_unlisted_seconds"]
+        return [file for file in self.all_files() if self.file(file.id)
+                and (not file.uploaded or file.created <= before)]
 
     def all_batches(self):
         with self.lock:

@@ -26,6 +26,7 @@ from wire import Refusal, Response, json_response
 
 OPTIONS = {
     "gemini_max_file_bytes": 2 * 10 ** 9,
+    "gemini_file_state": "ACTIVE",          # of files in listings: PROCESSING, ACTIVE, FAILED
     "gemini_max_active": 100,               # batches at the same time
     "gemini_state_prefix": "BATCH_STATE_",  # or JOB_STATE_, as the documentation writes it
     "gemini_inline": "",                    # results inside of the operation: "key", or "bare" without their keys
@@ -282,13 +283,10 @@ def finish_upload(world, request, version, session):
     file = world.add_file(core.File(world.new_id("", 12), session.path, filename=session.name, bytes=session.size,
                                     uploaded=True, purpose="upload", created=now, expires=now + FILE_LIFE,
                                     mime=session.mime))
+    core.cut_upload(file, world.options["file_fraction"])
     record(world, request, file_id=f"files/{file.id}", filename=file.filename, fields={}, bytes=file.bytes,
            stored_at=file.path)
     return shown({"file": show_file(world, version, file)}, {"x-goog-upload-status": "final"})
-
-
-def our_files(world):
-    return [file for file in world.all_files() if hasattr(file, "mime")]
 
 
 def known_file(world, id):
@@ -302,9 +300,10 @@ def check_file_id(id):
 
 
 def list_files(world, request, version):
-    files = sorted((file for file in our_files(world) if file.uploaded and world.file(file.id)), key=lambda f: f.id)
+    files = sorted((file for file in world.listed_files() if file.uploaded and hasattr(file, "mime")), key=lambda f: f.id)
     found, token = page(request, files, 100, 10)
-    return show_page("files", [show_file(world, version, file) for file in found], token)
+    state = world.options["gemini_file_state"]
+    return show_page("files", [{**show_file(world, version, file), "state": state} for file in found], token)
 
 
 def get_file(world, request, version, id):

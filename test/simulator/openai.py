@@ -24,6 +24,7 @@ from wire import Refusal, Response, json_response
 OPTIONS = {
     "max_file_bytes": 200 << 20,
     "max_batch_requests": 50000,
+    "file_status": "processed",         # of files in listings: uploaded, processed, error
     "max_enqueued_tokens": 0,           # over all batches of a model; 0: no limit
     **flavours.OPTIONS,
 }
@@ -158,6 +159,10 @@ def show_file(file):
             "status": "processed", "status_details": None}
 
 
+def show_listed_file(world, file):
+    return {**show_file(file), "status": world.options["file_status"] if file.uploaded else "processed"}
+
+
 def known_file(world, id):
     return world.file(id) or refuse(f"No such File object: {id}", "id", status=404)
 
@@ -179,6 +184,7 @@ def create_file(world, request):
     file.purpose = fields["purpose"]
     file.created = world.clock.now()
     file.expires = expiry(fields, file)
+    core.cut_upload(file, world.options["file_fraction"])
     world.add_file(file)
     record(world, request, file_id=file.id, filename=file.filename, fields=fields, bytes=file.bytes,
            stored_at=file.path)
@@ -227,11 +233,10 @@ def list_files(world, request):
     order = request.query.get("order", "desc")
     if order not in ("asc", "desc"):
         refuse("Invalid 'order': asc or desc.", "order", "invalid_value")
-    files = [file for file in world.all_files() if world.file(file.id)
-             and file.purpose == request.query.get("purpose", file.purpose)]
+    files = [file for file in world.listed_files() if file.purpose == request.query.get("purpose", file.purpose)]
     files.sort(key=lambda file: file.created, reverse=order == "desc")
     found, more = page(request, files, 10000, 10000, "file")
-    return show_list([show_file(file) for file in found], more)
+    return show_list([show_listed_file(world, file) for file in found], more)
 
 
 def get_file(world, request, id):

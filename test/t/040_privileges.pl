@@ -46,10 +46,11 @@ sub refused
 	return $error =~ /ERROR:  (.*)/ ? $1 : "no error: $out";
 }
 
-# Every table and view of the extension that holds rows of jobs.
+# Every table and view of the extension that holds rows of jobs, and that others than superusers may read at all.
 my @relations = split /\n/, sql($node, q{
 	SELECT c.oid::regclass FROM pg_class c
-	WHERE c.relnamespace = 'llm_batch'::regnamespace AND c.relkind IN ('r', 'v') AND c.relname NOT IN ('workers', 'model') ORDER BY 1});
+	WHERE c.relnamespace = 'llm_batch'::regnamespace AND c.relkind IN ('r', 'v') AND c.relname NOT IN ('workers', 'model')
+	AND has_table_privilege('alice', c.oid, 'SELECT') ORDER BY 1});
 
 # All rows that a role gets to see, as text.
 sub all_that_is_seen

@@ -889,6 +889,7 @@ test_recorded_state(void)
 	ok(reply.batch.state == LLMB_REMOTE_ENDED && reply.batch.total == 4 && reply.batch.done == 4 &&
 	   reply.batch.failed == 0 && reply.batch.output != NULL && reply.batch.created_s == 1785692828,
 	   "anthropic, recorded state: the batch");
+	is_int(reply.batch.ended_ms, INT64CONST(1785692884374), "anthropic, recorded state: when it ended");
 	for (i = 0; i < (int) lengthof(capitals); i++)
 	{
 		LlmbOutcome outcome;

@@ -114,69 +114,6 @@ test_backoff(void)
 	ok(llmb_backoff_ms(1, 1000, 60000, 0.999999) < 1000, "backoff: below the whole");
 }
 
-typedef struct Watch
-{
-	int			polls;
-	int64		late_ms;		/* end seen so long after it was */
-	int64		least_ms;		/* shortest wait */
-} Watch;
-
-/* A batch that takes so long, with or without counts. */
-static Watch
-watch(int64 takes_ms, int64 total, double jitter_from, double jitter_to)
-{
-	Watch		result = {0, 0, PG_INT64_MAX};
-	uint64		seed = 42;
-	int64		now = 0;
-
-	while (now < takes_ms)
-	{
-		double		chance = next_random(&seed) / 4294967296.0;
-		int64		done = (total > 0) ? (int64) ((double) total * now / takes_ms) : -1;
-		int64		wait = llmb_poll_ms(now, done, total > 0 ? total : -1, 1000, 600000,
-										jitter_from + chance * (jitter_to - jitter_from));
-
-		result.least_ms = Min(result.least_ms, wait);
-		result.polls++;
-		now += wait;
-	}
-	result.late_ms = now - takes_ms;
-	return result;
-}
-
-static void
-test_poll(void)
-{
-	int64		hour = INT64CONST(3600) * 1000;
-	Watch		w;
-
-	is_int(llmb_poll_ms(0, -1, -1, 5000, 60000, 0.5), 5000, "poll: the first comes early");
-	is_int(llmb_poll_ms(100000, -1, -1, 5000, 60000, 0.5), 10000, "poll: a tenth of the time so far");
-	is_int(llmb_poll_ms(100000, -1, -1, 5000, 60000, 0.0), 8000, "poll: 20 % less");
-	is_int(llmb_poll_ms(100000, -1, -1, 5000, 60000, 1.0), 12000, "poll: 20 % more");
-	is_int(llmb_poll_ms(hour * 24, -1, -1, 5000, 60000, 1.0), 60000, "poll: never slower than poll_max");
-	is_int(llmb_poll_ms(0, -1, -1, 5000, 60000, 0.0), 5000, "poll: never faster than poll_min");
-	is_int(llmb_poll_ms(100000, 50, 100, 5000, 600000, 0.5), 50000, "poll: half of what is left");
-	is_int(llmb_poll_ms(100000, 1, 100, 5000, 600000, 0.5), 100000, "poll: no trust in a first result");
-	is_int(llmb_poll_ms(100000, 100, 100, 1000, 600000, 0.5), 2000, "poll: all is counted, files are due");
-	is_int(llmb_poll_ms(-5, -1, -1, 5000, 60000, 0.5), 5000, "poll: a clock that was set back");
-	is_int(llmb_poll_ms(1000, 0, 0, 0, 0, 0.5), 1, "poll: never without a wait");
-
-	w = watch(8000, -1, 0, 1);
-	ok(w.late_ms <= 2000 && w.polls <= 9, "poll: 8 seconds: %d polls, %lld ms late",
-	   w.polls, (long long) w.late_ms);
-	w = watch(hour, -1, 0, 1);
-	ok(w.late_ms <= hour * 0.13 && w.polls <= 80, "poll: an hour without counts: %d polls, %lld ms late",
-	   w.polls, (long long) w.late_ms);
-	w = watch(hour, 50000, 0, 1);
-	ok(w.late_ms <= 5000 && w.polls <= 40, "poll: an hour with counts: %d polls, %lld ms late",
-	   w.polls, (long long) w.late_ms);
-	w = watch(24 * hour, -1, 0, 1);
-	ok(w.late_ms <= 600000 && w.polls <= 230, "poll: a day without counts: %d polls, %lld ms late",
-	   w.polls, (long long) w.late_ms);
-	ok(w.least_ms >= 1000, "poll: poll_min was kept");
-}
-
 static void
 test_routing(void)
 {
@@ -197,5 +134,4 @@ test_batch(void)
 	test_transitions();
 	test_no_trap();
 	test_backoff();
-	test_poll();
 }

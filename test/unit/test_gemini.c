@@ -868,6 +868,7 @@ test_recorded_job(void)
 	is_text(reply.batch.output, "files/batch-o6k1fq34vm2ou69wy5w72wqw56qjigbln6yy", "gemini recorded: its result file");
 	is_text(reply.batch.token, "ellmer-1783003258", "gemini recorded: its label");
 	is_int(reply.batch.created_s, 1783003259, "gemini recorded: its time");
+	is_int(reply.batch.ended_ms, INT64CONST(1783003291577), "gemini recorded: when it ended");
 
 	for (result = llmb_json_get(root, "results")->first; result != NULL; result = result->next)
 	{

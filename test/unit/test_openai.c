@@ -363,6 +363,11 @@ test_batches(void)
 	is_text(reply.batch.token, "t0k", "batch: token");
 	is_int(reply.batch.created_s, 1741967568, "batch: when it was created");
 	ok(reply.batch.total == 10 && reply.batch.done == 4 && reply.batch.failed == 1, "batch: counts");
+	is_int(reply.batch.ended_ms, 0, "batch: when it ended is not told");
+	reply = reply_to(LLMB_CALL_POLL, 200, BATCH("expired", ",\"completed_at\":null,\"expired_at\":1742053968"));
+	is_int(reply.batch.ended_ms, INT64CONST(1742053968000), "batch: when it ended");
+	reply = reply_to(LLMB_CALL_POLL, 200, BATCH("completed", ",\"completed_at\":9223372036854775807"));
+	is_int(reply.batch.ended_ms, 0, "batch: a time that cannot be");
 	reply = reply_to(LLMB_CALL_POLL, 200, BATCH("validating", ",\"metadata\":null"));
 	ok(reply.batch.total == -1 && reply.batch.done == -1, "batch: no counts before validation");
 	is_text(reply.batch.token, NULL, "batch: no token");

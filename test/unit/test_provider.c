@@ -56,11 +56,11 @@ test_reading(void)
 	is_text(llmb_take_string(json, "s"), "x", "take: a string");
 	is_text(llmb_take_string(json, "s"), NULL, "take: only once");
 	is_text(llmb_take_string(json, "n"), NULL, "take: a number is none");
-	is_int(llmb_token_count(json, "n"), 7, "count: a number");
-	is_int(llmb_token_count(json, "digits"), 12, "count: digits in a string");
-	is_int(llmb_token_count(json, "neg"), -1, "count: negative is unknown");
-	is_int(llmb_token_count(json, "z"), -1, "count: null is unknown");
-	is_int(llmb_token_count(NULL, "n"), -1, "count: of nothing");
+	is_int(llmb_count(json, "n"), 7, "count: a number");
+	is_int(llmb_count(json, "digits"), 12, "count: digits in a string");
+	is_int(llmb_count(json, "neg"), -1, "count: negative is unknown");
+	is_int(llmb_count(json, "z"), -1, "count: null is unknown");
+	is_int(llmb_count(NULL, "n"), -1, "count: of nothing");
 
 	llmb_outcome_init(&outcome);
 	ok(outcome.code == LLMB_OK && outcome.input_tokens == -1 && outcome.cached_tokens == -1 &&

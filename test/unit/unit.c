@@ -184,12 +184,16 @@ main(int argc, char **argv)
 		test_batch();
 		test_provider();
 	test_pace();
+	test_cadence();
+	test_breaker();
+	test_token();
 		test_openai();
 		test_openai_endpoints();
 		test_recorded();
 		test_gemini();
 		test_anthropic();
 		test_mock();
+		test_errors();
 		test_mutations(100000);
 	}
 	printf("1..%d\n", tests_run);

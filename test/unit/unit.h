@@ -46,12 +46,16 @@ extern void test_answer(void);
 extern void test_batch(void);
 extern void test_provider(void);
 extern void test_pace(void);
+extern void test_cadence(void);
+extern void test_breaker(void);
+extern void test_token(void);
 extern void test_openai(void);
 extern void test_openai_endpoints(void);
 extern void test_recorded(void);
 extern void test_gemini(void);
 extern void test_anthropic(void);
 extern void test_mock(void);
+extern void test_errors(void);
 extern void test_mutations(int rounds);
 extern void measure(void);
 
