@@ -911,6 +911,9 @@ check_members(const Check *check, const LlmbJson *schema, const LlmbJson *object
 	LlmbJson   *properties = llmb_json_get(schema, "properties");
 	Check		inner = {.reason = check->reason};
 
+	/* a schema is the user's, and may be wrong */
+	if (properties && properties->type != LLMB_JSON_OBJECT)
+		properties = NULL;
 	for (LlmbJson *name = required ? required->first : NULL; name; name = name->next)
 	{
 		if (name->type != LLMB_JSON_STRING || llmb_json_get(object, name->text) ||

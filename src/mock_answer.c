@@ -1002,6 +1002,9 @@ put_object(StringInfo out, SchemaWalk *walk, const LlmbJson *schema)
 	const LlmbJson *members = llmb_json_get(schema, "properties");
 	const LlmbJson *member;
 
+	/* a schema is the user's, and may be wrong */
+	if (members && members->type != LLMB_JSON_OBJECT)
+		members = NULL;
 	appendStringInfoChar(out, '{');
 	for (member = members ? members->first : NULL; member != NULL; member = member->next)
 	{

@@ -96,14 +96,14 @@ foreach my $api (qw(openai anthropic gemini))
 # polls
 my @polls = (
 	openai => [
-		{ 'request_counts.total' => 10**18, 'request_counts.completed' => 10**18, 'request_counts.failed' => -10**18 },
+		{ 'request_counts.total' => 1000000000000000000, 'request_counts.completed' => 1000000000000000000, 'request_counts.failed' => -1000000000000000000 },
 		{ request_counts => 'NaN', metadata => undef },
 		{ output_file_id => '../secret', error_file_id => "x\ny" },
-		{ created_at => -10**17, status => 'completed ' },
+		{ created_at => -100000000000000000, status => 'completed ' },
 		{ object => 'elephant' }
 	],
 	anthropic => [
-		{ 'request_counts.succeeded' => 10**18, 'request_counts.expired' => -5 },
+		{ 'request_counts.succeeded' => 1000000000000000000, 'request_counts.expired' => -5 },
 		{ created_at => '9999-99-99T99:99:99Z', expires_at => 'never', processing_status => "ended\n" },
 		{ results_url => 'https://169.254.169.254/latest/meta-data', id => '../x' },
 	],

@@ -68,7 +68,7 @@ sub call
 {
 	my ($self, $method, $data) = @_;
 	my $reply = $self->{http}->request($method, "http://127.0.0.1:$self->{port}/_hostile",
-		{ defined $data ? (content => JSON::PP->new->encode($data)) : () });
+		{ defined $data ? (content => JSON::PP->new->ascii->encode($data)) : () });
 
 	die "$method: $reply->{status} $reply->{content}" if !$reply->{success};
 	return JSON::PP->new->decode($reply->{content});
