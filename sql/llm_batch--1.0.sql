@@ -1067,7 +1067,7 @@ CROSS JOIN LATERAL (
 	SELECT CASE
 		WHEN j.finished_at IS NOT NULL OR s.state = 'paused' AND j.queued > 0 THEN NULL
 		WHEN f.told AND j.queued = 0 THEN f.time_left
-		WHEN f.told OR f.told IS NULL AND j.in_flight = 0 AND q.time IS NOT NULL
+		WHEN q.time IS NOT NULL AND (f.told OR f.told IS NULL AND j.in_flight = 0)
 		THEN COALESCE(f.time_left, '0') + q.time
 		WHEN d.done > 0 THEN (e.finish - j.started_at) * ((j.total - d.done) / d.done::float8)
 	END AS eta

@@ -308,6 +308,12 @@ llmb_health_dropped(LlmbHealth *health, int64 sent_ms)
 	show(health);
 }
 
+bool
+llmb_health_is_good(const LlmbHealth *health)
+{
+	return health->record.breaker.state == LLMB_BREAKER_CLOSED;
+}
+
 int
 llmb_health_troubles(const LlmbHealth *health)
 {

@@ -39,6 +39,8 @@ extern void llmb_health_answers(LlmbHealth *health, int64 sent_ms);
 
 /* What is wrong with it since when, in words; in the current memory context. */
 extern char *llmb_health_words(const LlmbHealth *health);
+/* Does it answer, as far as is known? */
+extern bool llmb_health_is_good(const LlmbHealth *health);
 /* How often its breaker was opened; tells one trouble from the next. */
 extern int	llmb_health_troubles(const LlmbHealth *health);
 

@@ -667,21 +667,18 @@ header_value(const char *line, const char *name)
 	return line;
 }
 
-/* A non-negative number, or -1. */
+/* A non-negative number in plain decimals, or -1. */
 static double
 plain_number(const char *text)
 {
-	char	   *end;
-	double		value;
+	const char *end = text + strspn(text, "0123456789.");
+	char	   *read_to;
+	double		value = strtod(text, &read_to);
 
-	if ((*text < '0' || *text > '9') && *text != '.')
+	/* strtod() would also take "0x10", "1e9" and "nan" */
+	if (read_to != end || end == text)
 		return -1;
-	value = strtod(text, &end);
-	while (*end == ' ' || *end == '\t' || *end == '\r' || *end == '\n')
-		end++;
-	if (*end != '\0' || isnan(value) || isinf(value))
-		return -1;
-	return value;
+	return end[strspn(end, " \t\r\n")] == '\0' && !isinf(value) ? value : -1;
 }
 
 /*

@@ -215,10 +215,9 @@ show_waiting(long timeout)
 {
 	char		text[100];
 	int			running = 0;
-	LlmbSlot	slot;
 
-	for (int i = 0; llmb_slot(i, &slot); i++)
-		running += OidIsValid(slot.database) && slot.worker_pid != 0;
+	for (int i = 0; i < LLMB_MAX_DATABASES; i++)
+		running += charges[i].handle != NULL;
 	if (llmb_enabled)
 		snprintf(text, sizeof(text), "workers: %d; next look in %ld s", running, (timeout + 999) / 1000);
 	else

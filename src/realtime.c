@@ -79,6 +79,7 @@ struct LlmbRealtime
 	double		tokens_per_answer;
 	int64		retry_base_ms;
 	int64		retry_max_ms;
+	LlmbHealth *health;			/* of the server; NULL before its first request */
 	const char *pause_reason;	/* what the provider refused, for the next turn */
 	bool		went_well;		/* a request was taken since the last turn */
 	char	   *trouble;		/* what holds it up, for the next turn's event */
@@ -160,6 +161,19 @@ reply_in_words(const LlmbEnding *ending)
 		psprintf("HTTP %d", ending->status);
 }
 
+/*
+ * While the server fails whoever asks, its failures are not charged to the
+ * item that went to see; that it is the item that makes it fail is believed
+ * after MAX_BUSY of them.
+ */
+static LlmbFault
+fault_of(const LlmbRealtime *realtime, const LlmbEnding *ending)
+{
+	if (ending->status >= 500 && !llmb_health_is_good(realtime->health))
+		return LLMB_FAULT_BUSY;
+	return ending->reply.fault;
+}
+
 static LlmbPaceEnd
 end_slot(Slot *slot, const LlmbEnding *ending)
 {
@@ -177,14 +191,14 @@ end_slot(Slot *slot, const LlmbEnding *ending)
 		keep_unanswered(slot, psprintf("the request was sent and not answered: %s", words));
 		return LLMB_PACE_LOST;
 	}
-	switch (ending->reply.fault)
+	switch (fault_of(realtime, ending))
 	{
 		case LLMB_FAULT_BUSY:
 			if (++slot->busy < MAX_BUSY)
 				slot->state = SLOT_READY;
 			else
 				keep_outcome(slot, &ending->outcome);
-			note_trouble(realtime, psprintf("the provider asks to slow down (%s)", words));
+			note_trouble(realtime, psprintf(ending->status >= 500 ? "the provider fails (%s)" : "the provider asks to slow down (%s)", words));
 			return LLMB_PACE_BUSY;
 		case LLMB_FAULT_KEY:
 		case LLMB_FAULT_QUOTA:
@@ -493,9 +507,11 @@ static bool
 may_send(LlmbRealtime *realtime, const LlmbServer *server, double tokens)
 {
 	LlmbLaneMember *place = &realtime->place;
-	int64		held = llmb_health_wait(llmb_health_of(server));
+	int64		held;
 	int64		wait = llmb_pace_wait(&place->lane->pace, tokens, llmb_now_ms());
 
+	realtime->health = llmb_health_of(server);
+	held = llmb_health_wait(realtime->health);
 	if (held != 0)
 		llmb_flight_wait(realtime->flight, held > 0 ? held : 1000);
 	else if (wait > 0)

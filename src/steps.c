@@ -328,6 +328,10 @@ fetch(LlmbFlight *flight)
 	{
 		/* a file may be short without an error of HTTP: read it again */
 		flight->rereads++;
+		llmb_turn_begin("reading result files again");
+		llmb_flight_say(flight, "reread", "the result files had lines for %d requests, and " INT64_FORMAT " were counted: they are read again",
+						flight->intake.seen_count, (int64) row->done + row->failed);
+		llmb_turn_commit();
 		flight->intake.strange_lines = 0;
 		flight->part = 0;
 		llmb_flight_wait(flight, llmb_backoff_ms(flight->rereads, flight->intake.server->retry_base_ms,

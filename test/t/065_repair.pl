@@ -219,6 +219,9 @@ foreach my $api (sort keys %provider)
 	$sim->fault({ %{ $p->{create} }, times => 1 }, { status => 413 });
 	$job = start_job($api);
 	check("$api: cut in halves", $job, 3);
+	is(sql($node, "SELECT count(*) FROM llm_batch.calibration WHERE server = '$api' AND max_batch_bytes > 0"), 1, "$api: cut in halves: what that has taught is kept");
+	sql($node, 'UPDATE llm_batch.calibration SET max_batch_bytes = NULL');
+	wait_until($node, 'SELECT count(*) = 0 FROM llm_batch.leftover', 'nothing else is being deleted');
 
 	# its DELETE fails, the server is restarted meanwhile
 	$sim->fault({ %{ $p->{delete} }, times => 2 }, { status => 500 });
@@ -229,7 +232,6 @@ foreach my $api (sort keys %provider)
 	wait_until($node, "SELECT count(*) = 1 FROM llm_batch.events WHERE job_id = $job AND kind = 'file_deleted'", "$api: and is done at last");
 	check("$api: the deletion fails", $job, 1);
 }
-is(sql($node, "SELECT count(*) FROM llm_batch.calibration WHERE max_batch_bytes > 0"), 2, 'what a refusal has taught of sizes is kept');
 
 # refused as a whole
 $sim->rule({ times => 1 }, fail => 'invalid_json_line');
@@ -240,6 +242,7 @@ $sim->clear_rules;
 # ---- in a copy ----
 
 # A database that is not the original: nothing is deleted.
+wait_until($node, 'SELECT count(*) = 0 FROM llm_batch.leftover', 'nothing else is being deleted');
 $sim->fault($provider{openai}{delete}, { status => 500 });
 my $copied = start_job('openai');
 wait_job($node, $copied);

@@ -71,7 +71,6 @@ sub submit_all
 	my $script = '';
 
 	$sim->reset;
-	$sim->rule({}, shuffle => $sim->false);
 	$prepare->();
 	foreach my $case (@cases)
 	{
@@ -150,7 +149,11 @@ submit_all('flying', sub { $sim->options(run_seconds => 3600) });
 wait_until($node, 'SELECT count(*) = ' . @cases . q{ FROM llm_batch.batches WHERE state = 'in_progress' AND job_id IN (} . jobs() . ')', 'all batches fly');
 play('flying', sub { $sim->options(run_seconds => 0.1); $sim->advance(4000) });
 
-submit_all('fetched', sub { $sim->fault({ method => 'GET', path => '^/v1/files/[^/]+/content$' }, { slow_body => 700 }) });
+# Lines are taken in when there is a megabyte of them: half of each file.
+submit_all('fetched', sub {
+	$sim->rule({}, shuffle => $sim->false, items => [ { do => { merge => { padding => 'x' x 430_000 } } } ]);
+	$sim->fault({ method => 'GET', path => '^/v1/files/[^/]+/content$' }, { slow_body => 350_000 });
+});
 wait_until($node, 'SELECT bool_and(succeeded > 0) FROM llm_batch.progress WHERE job_id IN (' . jobs() . ')', 'of all files, some answers have landed');
 cmp_ok(sql($node, 'SELECT max(succeeded) FROM llm_batch.progress WHERE job_id IN (' . jobs() . ')'), '<', $count, 'and of none all');
 play('fetched', sub { });

@@ -37,6 +37,7 @@ rules = []
 trapped = []
 arguments = None
 trap_port = 0
+numbers = itertools.count()
 
 
 # ---- replies that are no replies ----
@@ -106,6 +107,14 @@ class RAW:
         packed = gzip.compress(json.dumps({'id': 'x' * 100}).encode())
         yield ok(packed[:-12], 'Content-Encoding: gzip')
 
+    def list_endless(arg):
+        """More pages, for ever: the cursor stays the same, or not.  For all providers alike."""
+        n = next(numbers) if arg == 'other' else 0
+        other = {'id': f'batch_of_others_{n}', 'created_at': int(time.time()) if arg == 'other' else '2999-01-01T00:00:00Z',
+                 'status': 'in_progress', 'processing_status': 'in_progress',
+                 'request_counts': dict.fromkeys(('processing', 'succeeded', 'errored', 'canceled', 'expired'), 7)}
+        yield ok(json.dumps({'data': [other], 'has_more': True, 'operations': [], 'nextPageToken': f'again {n}'}).encode())
+
     def silence(arg):
         time.sleep(arg or 3600)
         yield b''
@@ -158,17 +167,6 @@ class EDIT:
     def hide(body, arg):
         """Done, and answered by nothing that can be read."""
         return b'{"done": '
-
-    def list_endless(body, arg):
-        """More pages, for ever: the cursor stays, or always changes."""
-        reply = json.loads(body)
-        reply['has_more'] = True
-        reply['nextPageToken'] = 'again'
-        for name in ('data', 'operations'):
-            if name in reply and reply[name]:
-                like = {k: v for k, v in reply[name][0].items() if k != 'metadata'}
-                reply[name] = [dict(like, id='batch_of_others', created_at=like.get('created_at'))] if name == 'data' else []
-        return json.dumps(reply).encode()
 
     def twice(body, arg):
         return body + body
