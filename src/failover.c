@@ -435,10 +435,17 @@ read_page(Comparison *comparison, const LlmbReply *reply, bool unlabelled)
 		else if (listed->id && llmb_token_parse(listed->token, &token) && token.creates > 0 && is_ours(&token))
 			note_found(comparison, listed->id, &token, listed->total, listed->state);
 	}
-	if (past || reply->next_cursor == NULL || ++comparison->pages >= MAX_PAGES)
+	if (past || reply->next_cursor == NULL)
 		return true;
 	comparison->cursor = MemoryContextStrdup(comparison->context, reply->next_cursor);
 	return false;
+}
+
+/* Of a list without an end nothing follows. */
+static bool
+is_endless(Comparison *comparison, const char *next)
+{
+	return next && (++comparison->pages >= MAX_PAGES || (comparison->cursor && strcmp(comparison->cursor, next) == 0));
 }
 
 /* In a turn: batches of unknown owners are still running. */
@@ -463,10 +470,14 @@ list_ended(Comparison *comparison, const LlmbEnding *ending, const LlmbServer *s
 			"is sent again, and perhaps paid twice", comparison->server, in_words(ending));
 		return true;
 	}
-	if (ending->wire != LLMB_WIRE_OK || ending->reply.fault != LLMB_FAULT_NONE)
+	if (ending->wire != LLMB_WIRE_OK || ending->reply.fault != LLMB_FAULT_NONE ||
+		is_endless(comparison, ending->reply.next_cursor))
 	{
+		char	   *why = ending->reply.fault == LLMB_FAULT_NONE && ending->wire == LLMB_WIRE_OK ?
+			pstrdup("the list does not end") : in_words(ending);
+
 		begin_anew(comparison);
-		try_later(comparison, server, in_words(ending));
+		try_later(comparison, server, why);
 		return false;
 	}
 	if (!read_page(comparison, &ending->reply, server->provider->unlabelled))

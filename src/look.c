@@ -9,7 +9,9 @@
 
 #include "access/htup_details.h"
 #include "answer.h"
+#include "catalog/pg_authid.h"
 #include "fmgr.h"
+#include "foreign/foreign.h"
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "utils/acl.h"
@@ -18,6 +20,7 @@
 #include "utils/jsonb.h"
 #include "utils/timestamp.h"
 
+#include "compat.h"
 #include "json.h"
 #include "request.h"
 #include "shmem.h"
@@ -105,6 +108,16 @@ llmb_answer_json(PG_FUNCTION_ARGS)
 	PG_RETURN_DATUM(DirectFunctionCall1(jsonb_in, CStringGetDatum(llmb_from_utf8(out.data, NULL))));
 }
 
+/* As the policy of llm_batch.turnaround has it. */
+static bool
+may_know_pace(const char *server)
+{
+	Oid			oid = get_foreign_server_oid(server, true);
+
+	return has_privs_of_role(GetUserId(), ROLE_PG_MONITOR) ||
+		(OidIsValid(oid) && llmb_foreign_server_aclcheck(oid, GetUserId()) == ACLCHECK_OK);
+}
+
 /*
  * llm_batch.time_left(server name, model text, items int, done int,
  * submitted_at timestamptz) returns interval
@@ -119,8 +132,11 @@ llmb_time_left(PG_FUNCTION_ARGS)
 
 	if (PG_ARGISNULL(0) || PG_ARGISNULL(1) || PG_ARGISNULL(2))
 		PG_RETURN_NULL();
-	llmb_store_expect(NameStr(*PG_GETARG_NAME(0)), text_to_cstring(PG_GETARG_TEXT_PP(1)),
-					  PG_GETARG_INT32(2), &expected);
+	if (may_know_pace(NameStr(*PG_GETARG_NAME(0))))
+		llmb_store_expect(NameStr(*PG_GETARG_NAME(0)), text_to_cstring(PG_GETARG_TEXT_PP(1)),
+						  PG_GETARG_INT32(2), &expected);
+	else
+		llmb_cadence_expect(&expected, NULL, 0);
 	if (!PG_ARGISNULL(4))
 		sight.elapsed_ms = (GetCurrentTimestamp() - PG_GETARG_TIMESTAMPTZ(4)) / 1000;
 	if (!PG_ARGISNULL(3))

@@ -788,7 +788,7 @@ judge_status(LlmbVerb verb, int status, const ErrorWords *words)
 				return LLMB_FAULT_KEY;
 			return verb == LLMB_CALL_ANSWER ? LLMB_FAULT_BUSY : LLMB_FAULT_RETRY;
 	}
-	return (status < 300 || status >= 500) ? LLMB_FAULT_RETRY : LLMB_FAULT_REQUEST;
+	return (status < 400 || status >= 500) ? LLMB_FAULT_RETRY : LLMB_FAULT_REQUEST;
 }
 
 static void
@@ -1178,7 +1178,7 @@ fail_by_status(LlmbOutcome *outcome, int status, const ErrorWords *words)
 	ErrorWords	by_status = *words;
 	int			i;
 
-	by_status.type = (status >= 300 && status < 500 && status != 409) ? "invalid_request_error" : "api_error";
+	by_status.type = (status >= 400 && status < 500 && status != 409) ? "invalid_request_error" : "api_error";
 	for (i = 0; i < (int) lengthof(types); i++)
 	{
 		if (types[i].status == status)

@@ -1021,7 +1021,7 @@ judge_status(LlmbVerb verb, int status, const ErrorWords *words)
 		return judge_refusal(verb, status, words);
 	if (status == 503 && verb == LLMB_CALL_ANSWER)
 		return LLMB_FAULT_BUSY;
-	return (status < 300 || status >= 500) ? LLMB_FAULT_RETRY : LLMB_FAULT_REQUEST;
+	return (status < 400 || status >= 500) ? LLMB_FAULT_RETRY : LLMB_FAULT_REQUEST;
 }
 
 static void

@@ -285,7 +285,7 @@ judge_status(LlmbVerb verb, int status, const LlmbOpenaiError *words)
 		case 501:				/* no such call, and there will be none */
 			return LLMB_FAULT_REQUEST;
 	}
-	return (status < 300 || status >= 500) ? LLMB_FAULT_RETRY : LLMB_FAULT_REQUEST;
+	return (status < 400 || status >= 500) ? LLMB_FAULT_RETRY : LLMB_FAULT_REQUEST;
 }
 
 /*

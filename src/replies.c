@@ -543,9 +543,13 @@ still_running(LlmbFlight *flight, const LlmbRemoteBatch *remote, const LlmbServe
 {
 	LlmbBatchRow *row = flight->row;
 	int64		ms = next_poll_ms(flight, remote, server);
+	TimestampTz timeout = TimestampTzPlusMilliseconds(row->submitted_at, server->batch_timeout_ms);
 
 	flight->tries = 0;
 	llmb_flight_wait(flight, Max(ms, asked_ms));
+	/* its end by batch_timeout is no poll, and waits for none */
+	if (row->state == LLMB_IN_PROGRESS && timeout > GetCurrentTimestamp())
+		flight->next_at = Min(flight->next_at, timeout);
 	/* a cancel that was asked for meanwhile, or that never arrived */
 	if (row->state == LLMB_CANCELLING && remote->state == LLMB_REMOTE_RUNNING && !flight->cancel_sent)
 		llmb_flight_become(flight, LLMB_IN_PROGRESS);

@@ -15,6 +15,8 @@ SELECT (SELECT count(*) FROM llm_batch.progress) AS progress, (SELECT count(*) F
 	(SELECT count(*) FROM llm_batch.events) AS events, (SELECT count(*) FROM llm_batch.workers) AS workers;
 SELECT database = current_database() AS database, preloaded, (pid IS NULL) = (message IS NOT NULL) AS message_without_worker,
 	(pid IS NULL) = (since IS NOT NULL) AS since_without_worker FROM llm_batch.workers;
+SELECT server, enabled, breaker, failures, in_flight, calls_per_minute, error_rate, active_jobs, active_batches, queued, uncertain, turnaround_p50, last_success FROM llm_batch.health;
+SELECT name, string_agg(labels - 'server' #>> '{}', ' ' ORDER BY labels) AS labels, sum(value) FROM llm_batch.metrics WHERE name <> 'llm_batch_worker_up' GROUP BY name ORDER BY name;
 
 -- before the commit that wakes the worker, and without any worker: all is queued
 CREATE SERVER slow FOREIGN DATA WRAPPER llm_batch OPTIONS (api 'mock', latency '1h', realtime_threshold '0');

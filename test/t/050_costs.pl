@@ -103,7 +103,7 @@ like($sql, qr/house-%/, 'rows of the user are dumped');
 unlike($sql, qr/gpt-6-astra/, 'the extension\'s are not');
 sql($node, 'CREATE DATABASE copy');
 $node->safe_psql('copy', $sql);
-foreach my $table (qw(model calibration spending))
+foreach my $table (qw(model calibration turnaround spending))
 {
 	my $contents = "SELECT count(*), md5(string_agg(r::text, ' ' ORDER BY r::text)) FROM llm_batch.$table r";
 	is($node->safe_psql('copy', $contents), sql($node, $contents), "$table is the same in the copy");

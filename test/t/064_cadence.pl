@@ -154,6 +154,8 @@ is(sql($node, "SELECT batches, cardinality(seconds) FROM llm_batch.turnaround WH
 
 sql($node, 'CREATE ROLE user_of_one; CREATE ROLE watcher; GRANT pg_monitor TO watcher; GRANT USAGE ON FOREIGN SERVER quiet TO user_of_one');
 is(sql($node, 'SET ROLE user_of_one; SELECT string_agg(server, \' \') FROM llm_batch.turnaround'), 'quiet', 'whoever may use a server sees how fast it is');
+is( sql($node, "SET ROLE user_of_one; SELECT llm_batch.time_left(s, '$LlmBatch::MODEL{anthropic}', 3, 0, NULL) IS NOT NULL FROM unnest('{quiet,known}'::name[]) s"),
+	"t\nf", 'the time left is told to the same people');
 is(sql($node, 'SET ROLE watcher; SELECT count(*) FROM llm_batch.turnaround'), '5', 'and pg_monitor sees all');
 
 check_sim($_) foreach $sim, $asking;

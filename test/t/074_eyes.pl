@@ -119,10 +119,11 @@ is(join(' ', map { $now{"llm_batch_jobs_total server=sim state=$_"} // 'none' } 
 is(total(\%now, 'llm_batch_queue_items') + total(\%now, 'llm_batch_in_flight_items') + total(\%now, 'llm_batch_jobs') + total(\%now, 'llm_batch_batches'),
 	0, 'metrics: nothing is under way');
 cmp_ok($now{'llm_batch_calls_total server=sim'}, '>=', 8, 'metrics: calls were counted');
-ok($now{'llm_batch_turnaround_seconds quantile=0.5 server=sim'} > 0 && $now{'llm_batch_landing_seconds quantile=0.5 server=sim'} > 0,
+ok(defined $now{'llm_batch_turnaround_seconds quantile=0.5 server=sim'} && $now{'llm_batch_landing_seconds quantile=0.5 server=sim'} > 0,
 	'metrics: how long batches took');
-is(sql($node, q{SELECT turnaround_p50 BETWEEN '100 ms' AND '20 s' AND turnaround_p95 >= turnaround_p50 AND landing_p50 < '20 s' AND last_success > now() - interval '1 min'
-		AND calls_per_minute > 0 AND error_rate = 0 FROM llm_batch.health WHERE server = 'sim'}), 't', 'health: the same as intervals');
+# how long a batch ran is not known to the second
+is(sql($node, q{SELECT turnaround_p50 BETWEEN '0' AND '20 s', turnaround_p95 >= turnaround_p50, landing_p50 BETWEEN '0' AND '20 s', last_success > now() - interval '1 min',
+		calls_per_minute > 0, error_rate FROM llm_batch.health WHERE server = 'sim'}), 't|t|t|t|t|0', 'health: the same as intervals');
 
 # ---- the log, so far ----
 

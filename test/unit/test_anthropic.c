@@ -463,7 +463,7 @@ test_faults(void)
 	fault_is(LLMB_CALL_POLL, 503, ERROR("cmek_unavailable", "m"), LLMB_FAULT_KEY, "503 for a customer's own key");
 	fault_is(LLMB_CALL_POLL, 503, "", LLMB_FAULT_RETRY, "503");
 	fault_is(LLMB_CALL_POLL, 529, ERROR("overloaded_error", "m"), LLMB_FAULT_RETRY, "529");
-	fault_is(LLMB_CALL_POLL, 302, "", LLMB_FAULT_REQUEST, "a redirect");
+	fault_is(LLMB_CALL_POLL, 302, "", LLMB_FAULT_RETRY, "a redirect is not the request's fault");
 	fault_is(LLMB_CALL_FETCH, 200, "no JSON at all", LLMB_FAULT_NONE, "results");
 
 	/* 200, and yet not what was asked for */

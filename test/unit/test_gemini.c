@@ -437,7 +437,7 @@ test_faults(void)
 	fault_is(LLMB_CALL_POLL, 503, ERROR("503", "UNAVAILABLE", "m"), LLMB_FAULT_RETRY, "UNAVAILABLE");
 	fault_is(LLMB_CALL_POLL, 504, "<html>", LLMB_FAULT_RETRY, "DEADLINE_EXCEEDED");
 	fault_is(LLMB_CALL_POLL, 418, "", LLMB_FAULT_REQUEST, NULL);
-	fault_is(LLMB_CALL_POLL, 302, "", LLMB_FAULT_REQUEST, NULL);
+	fault_is(LLMB_CALL_POLL, 302, "", LLMB_FAULT_RETRY, NULL);
 
 	reply = reply_to(LLMB_CALL_CREATE, 429, EXHAUSTED("PerMinute"));
 	is_int(reply.retry_after_ms, 34500, "gemini fault: when to come back");

@@ -290,7 +290,7 @@ test_faults(void)
 	fault_is(LLMB_CALL_CREATE, 400, ERROR("null", "\"endpoint\""), LLMB_FAULT_REQUEST, "another parameter");
 	fault_is(LLMB_CALL_POLL, 500, "Internal Server Error", LLMB_FAULT_RETRY, "500 without JSON");
 	fault_is(LLMB_CALL_POLL, 503, "", LLMB_FAULT_RETRY, "503");
-	fault_is(LLMB_CALL_POLL, 302, "", LLMB_FAULT_REQUEST, "a redirect");
+	fault_is(LLMB_CALL_POLL, 302, "", LLMB_FAULT_RETRY, "a redirect is not the request's fault");
 	fault_is(LLMB_CALL_DELETE_FILE, 200, "{}", LLMB_FAULT_NONE, "a file deleted");
 	fault_is(LLMB_CALL_FETCH, 200, "no JSON at all", LLMB_FAULT_NONE, "a result file");
 	fault_is(LLMB_CALL_FETCH, 404, "", LLMB_FAULT_GONE, "a result file that is gone");

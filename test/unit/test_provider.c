@@ -61,6 +61,14 @@ test_reading(void)
 	is_int(llmb_count(json, "neg"), -1, "count: negative is unknown");
 	is_int(llmb_count(json, "z"), -1, "count: null is unknown");
 	is_int(llmb_count(NULL, "n"), -1, "count: of nothing");
+	is_int(llmb_count(parse("{\"n\": 2147483647}"), "n"), PG_INT32_MAX, "count: the largest");
+	is_int(llmb_count(parse("{\"n\": 2147483648}"), "n"), -1, "count: more than anything has");
+	is_int(llmb_count(parse("{\"n\": 1000000000000000000}"), "n"), -1, "count: absurd");
+	is_int(llmb_epoch_seconds(parse("{\"t\": 1790000000}"), "t"), 1790000000, "time: in seconds");
+	is_int(llmb_epoch_seconds(parse("{\"t\": -1}"), "t"), 0, "time: negative is none");
+	is_int(llmb_epoch_seconds(parse("{\"t\": 1790000000000}"), "t"), 0, "time: after the year 9999 is none");
+	is_int(llmb_rfc3339_ms("1970-01-01T00:00:00+23:59"), 0, "time: before 1970 is none");
+	is_int(llmb_rfc3339_ms("1970-01-01T00:00:01.5Z"), 1500, "time: just after");
 
 	llmb_outcome_init(&outcome);
 	ok(outcome.code == LLMB_OK && outcome.input_tokens == -1 && outcome.cached_tokens == -1 &&
@@ -70,6 +78,12 @@ test_reading(void)
 	llmb_outcome_fail(&outcome, LLMB_REFUSED, false, "second");
 	ok(outcome.code == LLMB_REFUSED && !outcome.retryable, "outcome: the last failure counts");
 	is_text(outcome.error, "first", "outcome: the first words stay");
+	llmb_outcome_init(&outcome);
+	llmb_outcome_fail(&outcome, LLMB_TIMEOUT, true, "");
+	is_text(outcome.error, "The provider gave no reason.", "outcome: a failure has a reason");
+	outcome.error = pstrdup("");
+	llmb_outcome_fail(&outcome, LLMB_TIMEOUT, true, "a reason");
+	is_text(outcome.error, "a reason", "outcome: an empty one is none");
 
 	memset(&reply, 0x55, sizeof(reply));
 	reply.retry_after_ms = 1500;
@@ -103,6 +117,9 @@ test_headers(void)
 	is_int(llmb_reply_header_int(&http, "x-big"), -1, "headers: too large a count");
 	is_int(llmb_reply_header_int(&http, "x-neg"), -1, "headers: a negative count");
 	is_int(llmb_reply_header_int(&http, "x-none"), -1, "headers: none, no count");
+	http.headers = "a: caf\xE9 \x07\nb: 500\xC2\xB5s\n";
+	is_text(llmb_reply_header(&http, "a"), "caf? ?", "headers: what is not UTF-8, and controls, are replaced");
+	is_text(llmb_reply_header(&http, "b"), "500\xC2\xB5s", "headers: UTF-8 stays");
 
 	llmb_add_header(&call, "A", "Bearer ", "k");
 	llmb_add_header(&call, "B", "", NULL);
