@@ -90,6 +90,7 @@ CREATE TABLE llm_batch.job (
 	labels jsonb NOT NULL,
 	request_key text,
 	request_hash bigint NOT NULL,
+	writing_barred boolean NOT NULL DEFAULT false,
 	deadline_at timestamptz,
 	created_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
 	started_at timestamptz,
@@ -106,6 +107,8 @@ COMMENT ON TABLE llm_batch.job IS 'one call of submit: state and counters; only 
 COMMENT ON COLUMN llm_batch.job.planned_to IS 'highest ordinal that was ever given to a batch';
 COMMENT ON COLUMN llm_batch.job.awaits_mend IS
 'paused for what is mended elsewhere (key, quota, server, privilege): looked at again by itself';
+COMMENT ON COLUMN llm_batch.job.writing_barred IS
+'code on its source table could not be cancelled, and held up the jobs of others: answers are stored, and written by apply() alone';
 COMMENT ON COLUMN llm_batch.job.rest_code IS 'what became of items that were never sent, once the job gave them up';
 
 CREATE TABLE llm_batch.job_def (
@@ -691,7 +694,7 @@ COMMENT ON COLUMN llm_batch.calibration.max_enqueued_tokens IS
 'the provider''s limit of tokens in waiting batches, as a refusal has taught it; counts for a day';
 COMMENT ON COLUMN llm_batch.calibration.enqueued_at IS 'when that was';
 COMMENT ON COLUMN llm_batch.calibration.max_batch_bytes IS
-'the longest request file that the provider has not refused, as a refusal has taught it; counts for 30 days';
+'the longest request file that the provider has not refused, as a refusal has taught it; counts for a day';
 COMMENT ON COLUMN llm_batch.calibration.bytes_at IS 'when that was';
 ALTER TABLE llm_batch.calibration ENABLE ROW LEVEL SECURITY;
 CREATE POLICY monitor ON llm_batch.calibration FOR SELECT
@@ -1211,7 +1214,7 @@ WHERE pg_catalog.has_server_privilege(s.oid, 'USAGE') OR pg_catalog.pg_has_role(
 COMMENT ON VIEW llm_batch.health IS
 'one line per server that the current user may use: does it answer, how fast, and what waits for it; NULL: not known (without shared_preload_libraries, or nothing has happened yet)';
 
-CREATE VIEW llm_batch.metric_help (name, type, labels, help) AS
+CREATE VIEW llm_batch.metric_help (name, type, labels, help) WITH (security_invoker, security_barrier) AS
 VALUES
 	('llm_batch_worker_up', 'gauge', '', '1 while this database has a worker; without work it has none'),
 	('llm_batch_enabled', 'gauge', '', 'setting llm_batch.enabled: 0 stops everything'),

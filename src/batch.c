@@ -46,11 +46,12 @@ static const StateInfo states[] = {
 
 	/*
 	 * Back to planned when the upload has ended, or was refused for the key:
-	 * nothing is paid for a file.  Ended when the file itself was refused.
+	 * nothing is paid for a file.  Ended when the file itself was refused.  In
+	 * progress when the old primary of a failover had gone further.
 	 */
 	[LLMB_UPLOADING] = {
 		"uploading",
-		TO(LLMB_PLANNED) | TO(LLMB_SUBMITTING) | TO(LLMB_ENDED) |
+		TO(LLMB_PLANNED) | TO(LLMB_SUBMITTING) | TO(LLMB_IN_PROGRESS) | TO(LLMB_ENDED) |
 		TO(LLMB_CANCELLED) | TO(LLMB_FAILED)
 	},
 

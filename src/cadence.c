@@ -254,12 +254,21 @@ static double
 left_by_past(const LlmbExpectation *expected, double elapsed)
 {
 	double		density;
-	double		u = log(Max(elapsed, 1));
-	double		half = chance_later(expected, u, &density) / 2;
+	double		from = log(Max(elapsed, 1));
+	double		to = Max(from, END_OF_TIME);
+	double		half = chance_later(expected, from, &density) / 2;
 
-	while (u < END_OF_TIME && chance_later(expected, u, &density) > half)
-		u += STEP;
-	return Max(exp(u) - elapsed, 0);
+	/* the chance to end later only falls: close in on where it is half */
+	while (to - from > STEP / 20)
+	{
+		double		u = (from + to) / 2;
+
+		if (chance_later(expected, u, &density) > half)
+			from = u;
+		else
+			to = u;
+	}
+	return Max(exp((from + to) / 2) - elapsed, 0);
 }
 
 /* The further it has come, the more its counts tell, and the past the less. */

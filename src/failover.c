@@ -32,6 +32,7 @@
 #include "failover.h"
 #include "fleet.h"
 #include "flight.h"
+#include "steps.h"
 #include "store_home.h"
 #include "token.h"
 #include "turn.h"
@@ -585,8 +586,17 @@ static void
 comparison_failed(LlmbParty *party)
 {
 	Comparison *comparison = (Comparison *) party;
+	ListCell   *lc;
 
 	llmb_call_drop(party);
+	/* what settle() has changed in memory was not committed */
+	foreach(lc, llmb_fleet())
+	{
+		LlmbFlight *flight = lfirst(lc);
+
+		if (strcmp(flight->row->server, comparison->server) == 0 && strcmp(flight->row->owner, comparison->owner) == 0)
+			llmb_steps_failed(&flight->party);
+	}
 	begin_anew(comparison);
 	wait_ms(comparison, llmb_backoff_ms(++comparison->tries, 1000, 60000, 0.5));
 }

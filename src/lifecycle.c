@@ -188,6 +188,7 @@ run_command(const LlmbCommand *command, LlmbJob *job)
 	{
 		int			count;
 
+		llmb_store_bar_writing(job->id, false);
 		llmb_renew_stale(job);
 		count = llmb_store_do_retry(job->id, command->codes);
 
@@ -197,6 +198,7 @@ run_command(const LlmbCommand *command, LlmbJob *job)
 	{
 		int			count = llmb_store_do_apply(job->id);
 
+		llmb_store_bar_writing(job->id, false);
 		llmb_store_event(job->id, 0, "apply", "stored answers to be written again: %d", count);
 		answers_pending = true;
 	}

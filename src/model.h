@@ -85,7 +85,7 @@ extern char *llmb_url_host(const char *url);
 
 /*
  * Bytes of a request file that the server's provider has not refused yet, once
- * it has refused one within the last 30 days; 0 when none was refused.
+ * it has refused one within the last day; 0 when none was refused.
  */
 extern int64 llmb_learned_batch_bytes(const char *server, const char *model);
 extern void llmb_learn_batch_bytes(const char *server, const char *model, int64 bytes);

@@ -636,8 +636,8 @@ unit_ms(const char *text, int *len)
 	return 0;
 }
 
-/* No limit is further away than this, in milliseconds: a week. */
-#define MAX_RESET_MS 604800000.0
+/* No limit is further away than this, in milliseconds: a day. */
+#define MAX_RESET_MS 86400000.0
 
 /*
  * Milliseconds of a duration as Go writes it ("6m0s", "1h2m3.5s", "20ms"),

@@ -25,6 +25,8 @@
 
 /* A request file that is gone is uploaded again so often. */
 #define MAX_UPLOADS		3
+/* A queue that is said to be full without a number may be a rate limit: so many tries first. */
+#define MAX_FULL_TRIES	3
 /* A file that a create does not know is given so many tries to appear. */
 #define MAX_FILE_TRIES	8
 /* Pages of a listing of batches, of some 100 each: what has more has no end. */
@@ -90,6 +92,9 @@ requeue(LlmbFlight *flight, LlmbCode code, const char *why, int64 wait_ms)
 static int64
 what_fits(int64 said, int64 others, int64 refused)
 {
+	/* a few of ours beside a large one do not mean that so few is all it takes */
+	if (others > 0)
+		others = Max(others, refused / 2);
 	if (said > 0 && others > 0)
 		return Min(said, others);
 	/* one that should have fitted holds more tokens than we think */
@@ -175,6 +180,8 @@ refused(LlmbFlight *flight, const LlmbEnding *ending, const LlmbGround *ground, 
 		case LLMB_FAULT_QUEUE_FULL:
 			if (flight->cancel)
 				llmb_flight_refused(flight, flight->cancel_code, in_words(ending));
+			else if (ending->reply.queue_tokens == 0 && flight->tries < MAX_FULL_TRIES)
+				try_later(flight, ending, ground->server, what);
 			else
 				dissolve(flight, ending, ground, in_words(ending));
 			break;
@@ -292,6 +299,13 @@ find_ended(LlmbFlight *flight, const LlmbEnding *ending, const LlmbGround *groun
 		look_later(flight, ending, ground, "looking for the request file", "the provider's list of files cannot be had");
 		return;
 	}
+	/* 403: a key may be one that uploads, and does not list */
+	if (is_about_account(ending) && ending->status != 403)
+	{
+		flight->cursor = NULL;
+		refuse_account(flight, ending, ground, "to list files");
+		return;
+	}
 	if (ending->reply.fault != LLMB_FAULT_NONE)
 	{
 		upload_anew(flight, psprintf("this endpoint does not list its files (%s), so that the request file cannot be looked for", in_words(ending)));
@@ -317,15 +331,18 @@ find_ended(LlmbFlight *flight, const LlmbEnding *ending, const LlmbGround *groun
 /*
  * In a turn.  The key or the address is not the one that the batch went out
  * with: what cannot be found there may well exist.  So it is watched on, until
- * they are as they were, or somebody decides.
+ * they are as they were, or somebody decides: also by a cancel, after which
+ * nothing is sent anew.
  */
 static bool
 proves_nothing(LlmbFlight *flight, const LlmbGround *ground)
 {
 	const char *what;
 
-	if (!flight->other_route)
+	if (!flight->other_route || flight->cancel)
 	{
+		if (flight->other_route_told)
+			llmb_flight_explain(flight, psprintf("verifying: batch " INT64_FORMAT " is being looked for at the provider", flight->row->id));
 		flight->other_route_told = false;
 		return false;
 	}
@@ -338,6 +355,16 @@ proves_nothing(LlmbFlight *flight, const LlmbGround *ground)
 	flight->cursor = NULL;
 	llmb_flight_wait(flight, llmb_flight_back_off(flight, ground->server, ground->server->poll_min_ms));
 	return true;
+}
+
+/* In a turn: the batch, or its file, is known there after all. */
+static void
+route_is_good(LlmbFlight *flight)
+{
+	if (!flight->other_route_told)
+		return;
+	flight->other_route_told = false;
+	llmb_flight_explain(flight, NULL);
 }
 
 /*
@@ -683,6 +710,8 @@ poll_ended(LlmbFlight *flight, const LlmbEnding *ending, const LlmbGround *groun
 		note_bad_lines(flight, remote);
 		return;
 	}
+	if (answered && ending->reply.fault == LLMB_FAULT_NONE)
+		route_is_good(flight);
 	if (answered && ending->reply.fault == LLMB_FAULT_GONE)
 	{
 		gone(flight, ending, ground, "batch");
@@ -739,6 +768,7 @@ fetch_ended(LlmbFlight *flight, const LlmbEnding *ending, const LlmbGround *grou
 	}
 	if (ending->wire == LLMB_WIRE_OK && ending->status == 200)
 	{
+		route_is_good(flight);
 		flight->part++;
 		flight->tries = 0;
 		flight->gone = 0;

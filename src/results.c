@@ -12,6 +12,7 @@
 #include "llm_batch.h"
 
 #include "miscadmin.h"
+#include "storage/ipc.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
@@ -192,12 +193,74 @@ refuse_changed(LlmbResult *result)
 	result->error = psprintf("the target has been changed since the submit: %s", result->error);
 }
 
+/* ---- code of a user's that cannot be cancelled ---- */
+
+static int64 job_at_work = 0;	/* whose code may be running */
+
+/*
+ * This process ends, because code that catches its cancels held it up.  What
+ * runs next would meet it again: the job is marked first, and the successor
+ * begins at once.
+ */
+static void
+bar_job_at_work(int code, Datum arg)
+{
+	int64		job = job_at_work;
+
+	(void) code;
+	(void) arg;
+	if (job == 0 || !llmb_write_back_cannot_be_cancelled())
+		return;
+	job_at_work = 0;
+	llmb_turn_abort();
+	llmb_turn_begin("giving up on a table's triggers");
+	llmb_store_bar_writing(job, true);
+	llmb_turn_commit();
+	llmb_turn_hand_over();
+}
+
+static void
+code_of_job_begins(int64 job)
+{
+	static bool registered = false;
+
+	if (!registered)
+		before_shmem_exit(bar_job_at_work, (Datum) 0);
+	registered = true;
+	job_at_work = job;
+}
+
+/* What a job is told whose code held up the others. */
+static void
+refuse_all(LlmbWrite *writes, int count)
+{
+	for (int i = 0; i < count; i++)
+	{
+		writes[i].written = LLMB_ROW_REFUSED;
+		writes[i].reason = "a trigger or other code on the table could not be cancelled, and held up other jobs; "
+			"mend it, then apply() writes the answer";
+	}
+}
+
+static void
+write_or_refuse(int64 job, const LlmbJobDef *def, Oid owner, LlmbWrite *writes, int count)
+{
+	if (llmb_store_writing_is_barred(job))
+	{
+		refuse_all(writes, count);
+		return;
+	}
+	code_of_job_begins(job);
+	llmb_write_back(def, owner, writes, count);
+	job_at_work = 0;
+}
+
 /*
  * Answers whose rows are to be written, as write-back wants them; of a job
  * without targets they are only held against its schema.
  */
 static void
-write_answers(const LlmbJobDef *def, Oid owner, LlmbResult **results, int count,
+write_answers(int64 job, const LlmbJobDef *def, Oid owner, LlmbResult **results, int count,
 			  void (*invalid) (void *arg, LlmbResult *result), void *arg)
 {
 	LlmbWrite  *writes = palloc0(sizeof(LlmbWrite) * Max(count, 1));
@@ -227,7 +290,7 @@ write_answers(const LlmbJobDef *def, Oid owner, LlmbResult **results, int count,
 	if (def->target_count == 0)
 		return;
 	if (OidIsValid(owner))
-		llmb_write_back(def, owner, writes, n);
+		write_or_refuse(job, def, owner, writes, n);
 	for (int i = 0; i < n; i++)
 	{
 		LlmbResult *result = written[i];
@@ -290,7 +353,7 @@ write_slice(Slice *slice)
 		return;
 	if (intake->def->target_count > 0)
 		llmb_store_keys(intake->batch->job, slice->results, slice->count);
-	write_answers(intake->def, intake->owner, answers, n, invalid_output, intake);
+	write_answers(intake->batch->job, intake->def, intake->owner, answers, n, invalid_output, intake);
 }
 
 static void
@@ -659,7 +722,7 @@ llmb_apply_due(void)
 	answers = palloc(sizeof(LlmbResult *) * count);
 	for (int i = 0; i < count; i++)
 		answers[i] = &results[i];
-	write_answers(def, get_role_oid(job->owner, true), answers, count, invalid_stored, NULL);
+	write_answers(id, def, get_role_oid(job->owner, true), answers, count, invalid_stored, NULL);
 	decide_due(id, results, count);
 	llmb_turn_commit();
 	return true;
@@ -692,7 +755,9 @@ llmb_renew_stale(const LlmbJob *job)
 			reads[i].columns = palloc0(sizeof(char *) * Max(def->target_count, 1));
 			above = items[i].ordinal;
 		}
+		code_of_job_begins(job->id);
 		llmb_read_prompts(def, owner, reads, count);
+		job_at_work = 0;
 		for (int i = 0; i < count; i++)
 		{
 			if (reads[i].prompt)

@@ -369,8 +369,14 @@ LlmbSource *
 llmb_source_resolve(Oid relid, const char *prompt, const char *key, const char *target)
 {
 	LlmbSource *source = palloc0(sizeof(LlmbSource));
-	Relation	rel = relation_open(relid, AccessShareLock);
+	Relation	rel = try_relation_open(relid, AccessShareLock);
 
+	/* any number can be given as a regclass */
+	if (rel == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("relation with OID %u does not exist", relid),
+				 errhint("Pass the name of a table or view as source.")));
 	check_kind(rel);
 	source->relid = relid;
 	source->schema = get_namespace_name(RelationGetNamespace(rel));

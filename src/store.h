@@ -152,6 +152,13 @@ extern int64 llmb_store_count_apply(int64 job);
 extern int	llmb_store_do_retry(int64 job, ArrayType *codes);
 extern int	llmb_store_do_apply(int64 job);
 
+/*
+ * A job whose triggers could not be cancelled is written no more until a
+ * person asks for it: barred, and what was asked of it is forgotten; or not.
+ */
+extern void llmb_store_bar_writing(int64 job, bool barred);
+extern bool llmb_store_writing_is_barred(int64 job);
+
 typedef struct LlmbProbe
 {
 	int64		id;

@@ -564,6 +564,26 @@ llmb_store_do_apply(int64 job)
 	return count;
 }
 
+void
+llmb_store_bar_writing(int64 job, bool barred)
+{
+	llmb_sql_run("UPDATE llm_batch.job SET writing_barred = $2 WHERE id = $1 AND writing_barred <> $2", "lb", job, (int) barred);
+	if (!barred)
+		return;
+	llmb_sql_run("DELETE FROM llm_batch.command WHERE job_id = $1 AND verb = 'retry'", "l", job);
+	llmb_store_event(job, 0, "barred", "code on the source table could not be cancelled: answers are stored, and not written");
+}
+
+bool
+llmb_store_writing_is_barred(int64 job)
+{
+	LlmbRows   *rows = llmb_sql("SELECT writing_barred FROM llm_batch.job WHERE id = $1", "l", job);
+	bool		barred = llmb_row_count(rows) > 0 && llmb_row_bool(rows, 0, 1);
+
+	llmb_sql_done(rows);
+	return barred;
+}
+
 /* ---- probes ---- */
 
 int64

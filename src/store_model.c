@@ -148,7 +148,7 @@ llmb_store_calibration(const char *server, const char *model, LlmbCalibration *c
 {
 	LlmbRows   *rows = llmb_sql("SELECT text_bytes, input_tokens, answers, output_tokens, "
 								" CASE WHEN enqueued_at > now() - interval '1 day' THEN max_enqueued_tokens END, "
-								" CASE WHEN bytes_at > now() - interval '30 days' THEN max_batch_bytes END "
+								" CASE WHEN bytes_at > now() - interval '1 day' THEN max_batch_bytes END "
 								"FROM llm_batch.calibration WHERE server = $1::name AND model = $2",
 								"tt", server, model);
 

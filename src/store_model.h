@@ -57,7 +57,7 @@ typedef struct LlmbCalibration
 	int64		answers;
 	int64		output_tokens;
 	int64		max_enqueued_tokens;	/* of a refusal within the last day */
-	int64		max_batch_bytes;	/* of a refusal within the last 30 days */
+	int64		max_batch_bytes;	/* the same */
 } LlmbCalibration;
 
 extern void llmb_store_calibration(const char *server, const char *model, LlmbCalibration *calibration);

@@ -18,10 +18,10 @@
 void
 llmb_store_expect(const char *server, const char *model, int64 items, LlmbExpectation *expected)
 {
-	/* a class of size is a power of four, so its distance is a logarithm */
+	/* classes of size are powers of four: their distance is one of logarithms */
 	LlmbRows   *rows = llmb_sql("SELECT s.seconds, s.age - 1, t.same_model, t.gap "
 								"FROM (SELECT seconds, model = $2 AS same_model, "
-								"  round(abs(log(4, GREATEST(items_from, 1)) - log(4, $3)))::int AS gap "
+								"  round(abs(ln(GREATEST(items_from, 1) / $3::float8) / ln(4::float8)))::int AS gap "
 								" FROM llm_batch.turnaround WHERE server = $1::name "
 								" ORDER BY 2 DESC, 3 LIMIT 8) t "
 								"CROSS JOIN LATERAL unnest(t.seconds) WITH ORDINALITY s(seconds, age) "

@@ -43,6 +43,14 @@ static MemoryContext before;	/* the caller's, while a turn runs */
  */
 static Oid	served = InvalidOid;
 
+void
+llmb_turn_hand_over(void)
+{
+	llmb_worker_reports(true, true);
+	LockReleaseAll(USER_LOCKMETHOD, true);
+	llmb_start_successor();
+}
+
 static void
 leave_without_extension(void)
 {

@@ -24,6 +24,7 @@
 #include "llm_batch.h"
 
 #include <limits.h>
+#include <signal.h>
 
 #include "access/xact.h"
 #include "catalog/namespace.h"
@@ -465,13 +466,22 @@ passes_with_time(int sqlstate)
 /*
  * A trigger may catch the cancel of a statement timeout; then it is cancelled
  * again and again, and after three times that long the worker ends itself,
- * which nothing can catch.  Its jobs go on in the next one.
+ * which nothing can catch.  Its jobs go on in the next one, but that job's
+ * answers are written no more: see results.c.
  */
 static TimeoutId hard_timeout = MAX_TIMEOUTS;
+static volatile sig_atomic_t cannot_be_cancelled = false;
+
+bool
+llmb_write_back_cannot_be_cancelled(void)
+{
+	return cannot_be_cancelled;
+}
 
 static void
 end_worker(void)
 {
+	cannot_be_cancelled = true;
 	ProcDiePending = true;
 	InterruptPending = true;
 	SetLatch(MyLatch);
@@ -633,6 +643,18 @@ begin_slice(Slice *slice, const int *which, int count)
 	return true;
 }
 
+/* Functions and types can be made in pg_temp even so, and would meet the next owner. */
+static void
+drop_temporary_objects(void)
+{
+	Oid			schema;
+	Oid			toast_schema;
+
+	GetTempNamespaceState(&schema, &toast_schema);
+	if (OidIsValid(schema))
+		ResetTempTableNamespace();
+}
+
 static int *
 all_of_them(int count)
 {
@@ -652,6 +674,7 @@ llmb_write_back(const LlmbJobDef *def, Oid owner, LlmbWrite *writes, int count)
 
 	if (count > 0 && begin_slice(&slice, which, count))
 		write_slice(&slice, which, count, &out_of_time);
+	drop_temporary_objects();
 }
 
 void
@@ -661,8 +684,8 @@ llmb_read_prompts(const LlmbJobDef *def, Oid owner, LlmbWrite *writes, int count
 	int		   *which = all_of_them(count);
 	char	   *message;
 
-	if (count > 0 && begin_slice(&slice, which, count) &&
-		try_slice(&slice, TRY_READ, which, count, &message) == 0)
-		return;
-	set_all(&slice, which, count, LLMB_ROW_LATER, NULL);
+	if (count == 0 || !begin_slice(&slice, which, count) ||
+		try_slice(&slice, TRY_READ, which, count, &message) != 0)
+		set_all(&slice, which, count, LLMB_ROW_LATER, NULL);
+	drop_temporary_objects();
 }

@@ -59,6 +59,7 @@ static const char *const schemas[] = {
 	"{\"type\":\"object\",\"properties\":{\"v\":{\"anyOf\":[{\"type\":\"boolean\"},{\"const\":\"good\"},"
 	"{\"type\":\"object\",\"properties\":{\"x\":{\"type\":\"null\"}}}]}}}",
 	"{\"type\":\"object\",\"properties\":{\"v\":{\"type\":\"array\",\"items\":{\"enum\":[\"good\",\"bad\",7]}}}}",
+	"{\"type\":7,\"properties\":[\"v\"],\"required\":{\"v\":1},\"enum\":{},\"anyOf\":[7]}",
 };
 
 static LlmbJson *

@@ -41,7 +41,7 @@ take_headers(LlmbTransfer *t, const char **data, size_t *len)
 		CHECK(taken == n || (taken == 0 && t->reason[0] != '\0'));
 		CHECK(t->kept_len < sizeof(t->kept) && t->kept[t->kept_len] == '\0' && strlen(t->kept) == t->kept_len);
 		CHECK(t->kept_len == 0 || t->kept[t->kept_len - 1] == '\n');
-		CHECK(t->retry_after_ms >= -1 && t->retry_after_ms <= INT64CONST(366) * 24 * 3600 * 1000);
+		CHECK(t->retry_after_ms >= -1 && t->retry_after_ms <= INT64CONST(24) * 3600 * 1000);
 		CHECK(t->status == 0 || (t->status >= 200 && t->status <= 999));
 		if (taken == 0)
 			return false;

@@ -300,8 +300,8 @@ read_limits(StringInfo out, const LlmbHttpReply *http)
 		return;
 	P->read_limits(http, NOW_MS, &limits);
 	CHECK(limits.requests_left >= -1 && limits.tokens_left >= -1);
-	CHECK(limits.requests_reset_ms >= -1 && limits.requests_reset_ms <= INT64CONST(604800000));
-	CHECK(limits.tokens_reset_ms >= -1 && limits.tokens_reset_ms <= INT64CONST(604800000));
+	CHECK(limits.requests_reset_ms >= -1 && limits.requests_reset_ms <= INT64CONST(86400000));
+	CHECK(limits.tokens_reset_ms >= -1 && limits.tokens_reset_ms <= INT64CONST(86400000));
 	show_number(out, "requests", limits.requests_left);
 	show_number(out, "requests reset", limits.requests_reset_ms);
 	show_number(out, "tokens", limits.tokens_left);

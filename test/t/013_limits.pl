@@ -89,9 +89,18 @@ cmp_ok(sql($node, "SELECT count(*) FROM llm_batch.events WHERE job_id = $job AND
 is($sim->summary->{realtime_calls}, 0, 'status 413: nothing goes at the full price');
 check_prompts_ran_once($sim, $count);
 
+# What that has taught is known to the next worker, too; for a day.
+is(sql($node, q{SELECT count(*) FROM llm_batch.calibration WHERE server = 'sim' AND max_batch_bytes BETWEEN 2000 AND 8192}), 1, 'status 413: the size that goes is noted');
+begin('status 413, again', q{ADD max_active_batches '8'});
+$sim->options(max_file_bytes => 8192);
+sql($node, q{SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'llm_batch worker'});
+check('status 413, again', submit($node, target => 'summary'));
+is(scalar(grep { ($_->{status} // 0) == 413 } $sim->requests(method => 'POST', path => '/v1/files')), 0, 'status 413, again: nothing is refused any more');
+sql($node, 'UPDATE llm_batch.calibration SET max_batch_bytes = NULL');
+
 # ---- batches at a time ----
 
-begin('max_active_batches', q{ADD max_batch_requests '20', ADD max_active_batches '3'});
+begin('max_active_batches', q{ADD max_batch_requests '20', SET max_active_batches '3'});
 $sim->options(run_seconds => 0.4);
 check('max_active_batches', submit($node, target => 'summary'));
 is(most_at_a_time(), 3, 'max_active_batches: three at a time, no more and no less');

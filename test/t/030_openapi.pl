@@ -15,7 +15,7 @@ plan skip_all => "the providers' OpenAPI documents are not there ($specs)" if !-
 my %ASKED = (
 	openai => [
 		'POST /v1/files', 'POST /v1/batches', 'GET /v1/batches/{batch_id}', 'GET /v1/files/{file_id}/content',
-		'POST /v1/batches/{batch_id}/cancel', 'GET /v1/batches', 'DELETE /v1/files/{file_id}',
+		'POST /v1/batches/{batch_id}/cancel', 'GET /v1/batches', 'GET /v1/files', 'DELETE /v1/files/{file_id}',
 		'POST /v1/chat/completions', 'POST /v1/responses', 'POST /v1/embeddings', 'GET /v1/models' ],
 	anthropic => [
 		'POST /v1/messages/batches', 'GET /v1/messages/batches/{message_batch_id}',
@@ -24,7 +24,7 @@ my %ASKED = (
 	gemini => [
 		'POST /upload/v1beta/files', 'POST /v1beta/models/{model}:batchGenerateContent',
 		'GET /v1beta/batches/{generateContentBatch}', 'POST /v1beta/batches/{generateContentBatch}:cancel',
-		'GET /v1beta/batches', 'DELETE /v1beta/files/{file}', 'POST /v1beta/models/{model}:generateContent',
+		'GET /v1beta/batches', 'GET /v1beta/files', 'DELETE /v1beta/files/{file}', 'POST /v1beta/models/{model}:generateContent',
 		'GET /v1beta/models' ]);
 
 my $node = start_node();
@@ -74,7 +74,8 @@ foreach my $api (sort keys %ASKED)
 		is(wait_job($node, $job), 'succeeded', "$api, $mode: messages") or explain_job($node, $job);
 	}
 
-	# a listing, and a cancel
+	# listings, and a cancel
+	$sim->fault({ method => 'POST', path => '^.*/files$', nth => $api eq 'gemini' ? 2 : 1, times => 1 }, { cut_after_commit => $sim->true });
 	$sim->fault({ method => 'POST', path => '^.*(/batches|:batchGenerateContent)$', times => 1 }, { cut_after_commit => $sim->true });
 	my $job = submit($node, server => $api, model => $LlmBatch::MODEL{$api}, target => 'summary');
 	is(wait_job($node, $job), 'succeeded', "$api: a batch that was looked for") or explain_job($node, $job);

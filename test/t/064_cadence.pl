@@ -142,6 +142,20 @@ is( sql($node, "SELECT extract(epoch FROM llm_batch.time_left('quiet', '$LlmBatc
 		llm_batch.time_left('nowhere', 'x', 3, 0, NULL) IS NULL, llm_batch.time_left(NULL, 'x', 3, 0, NULL) IS NULL"),
 	't|t|t', 'of a batch that is still to be submitted, too');
 
+# three items that go one after the other
+create_server($node, $sim, name => 'rounds', %anthropic, max_batch_requests => 1, max_active_batches => 1);
+sql($node, "INSERT INTO llm_batch.turnaround VALUES ('rounds', '$LlmBatch::MODEL{anthropic}', 1, 32, array_fill($TAKES, ARRAY[32]), '{0}', now())");
+my $rounds = submit_to('rounds');
+wait_until($node, "SELECT state = 'in_progress' FROM llm_batch.batches WHERE job_id = $rounds", 'the first of three flies');
+my $row = job_row($node, $rounds);
+my ($left) = $row->{eta} =~ /^00:00:(\d+)$/;
+ok($left >= 2 * $TAKES - 1 && $left <= 3 * $TAKES + 3, "what waits its turn is in the time left: $row->{eta}");
+is($row->{queued}, 2, 'two wait');
+sql($node, "SELECT llm_batch.pause($rounds)");
+is(job_row($node, $rounds)->{eta}, undef, 'nobody knows how long a pause takes');
+sql($node, "SELECT llm_batch.cancel($rounds)");
+is(wait_job($node, $rounds), 'cancelled', 'it is cancelled');
+
 # ---- what teaches nothing ----
 
 my $cancelled = submit_to('quiet');
@@ -156,7 +170,7 @@ sql($node, 'CREATE ROLE user_of_one; CREATE ROLE watcher; GRANT pg_monitor TO wa
 is(sql($node, 'SET ROLE user_of_one; SELECT string_agg(server, \' \') FROM llm_batch.turnaround'), 'quiet', 'whoever may use a server sees how fast it is');
 is( sql($node, "SET ROLE user_of_one; SELECT llm_batch.time_left(s, '$LlmBatch::MODEL{anthropic}', 3, 0, NULL) IS NOT NULL FROM unnest('{quiet,known}'::name[]) s"),
 	"t\nf", 'the time left is told to the same people');
-is(sql($node, 'SET ROLE watcher; SELECT count(*) FROM llm_batch.turnaround'), '5', 'and pg_monitor sees all');
+is(sql($node, 'SET ROLE watcher; SELECT count(*) FROM llm_batch.turnaround'), '6', 'and pg_monitor sees all');
 
 check_sim($_) foreach $sim, $asking;
 done_testing();

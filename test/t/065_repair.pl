@@ -5,6 +5,7 @@
 use strict;
 use warnings;
 
+use Digest::SHA qw(sha256_hex);
 use FindBin;
 use lib $FindBin::RealBin;
 use LlmBatch;
@@ -28,8 +29,7 @@ my %provider = (
 		label => sub { "llm_batch-$_[0].jsonl" },
 		broken => { file_status => 'error' },
 		sound => { file_status => 'processed' },
-		pending => { file_status => 'uploaded' },
-		empty => { data => [] } },
+		pending => { file_status => 'uploaded' } },
 	gemini => {
 		# the first only asks where to send the file
 		upload => { method => 'POST', path => '^/upload/v1beta/files$', nth => 2 },
@@ -40,8 +40,10 @@ my %provider = (
 		label => sub { $_[0] },
 		broken => { gemini_file_state => 'FAILED' },
 		sound => { gemini_file_state => 'ACTIVE' },
-		pending => { gemini_file_state => 'PROCESSING' },
-		empty => { operations => [] } });
+		pending => { gemini_file_state => 'PROCESSING' } });
+
+# Keys as the simulator shows them.
+my %sim_key = map { $_ => substr(sha256_hex($_), 0, 8) } qw(sk-test sk-new);
 
 create_articles($node, 400);
 create_server($node, $sim, name => $_, api => $_, request_timeout => '1s', settle_time => '1s') foreach sort keys %provider;
@@ -272,8 +274,8 @@ my $job;
 sub verify_with_other_key
 {
 	$sim->fault({ %{ $p->{create} }, times => 1 }, { cut_after_commit => $true });
-	$sim->fault({ %{ $p->{batches} }, key => 'sk-test' }, { status => 503 });
-	$sim->fault({ %{ $p->{batches} }, key => 'sk-new' }, { merge => $p->{empty} });
+	$sim->fault({ %{ $p->{batches} }, key => $sim_key{'sk-test'} }, { merge => { data => 'none' } });
+	$sim->fault({ %{ $p->{batches} }, key => $sim_key{'sk-new'} }, { merge => { data => [] } });
 	$job = start_job('openai');
 	wait_until($node, "SELECT count(*) = 1 FROM llm_batch.batches WHERE job_id = $job AND state = 'verifying'", 'verifying');
 	like(sql($node, "SELECT reason FROM llm_batch.progress WHERE job_id = $job"), qr/^verifying: .*looked for/, 'progress says what is the matter');

@@ -60,6 +60,9 @@ foreach my $call (qw(upload poll fetch))
 	add('openai', $call, 'interim_storm', undef, says => qr/headers of the reply have no end/);
 	add('openai', $call, 'gzip_bomb', undef, says => qr/compressed/);
 	add('openai', $call, 'gzip_cut', undef, says => qr/compressed/);
+	add('openai', $call, 'gzip_in_transfer', undef);
+	add('openai', $call, 'trailers_endless', undef, says => qr/headers of the reply have no end/);
+	add('openai', $call, 'two_replies', undef) if $call ne 'fetch';
 	add('openai', $call, 'bytes', "SSH-2.0-OpenSSH_9.2\r\n", says => qr/does not speak HTTP|lost|no HTTP status/);
 	add('openai', $call, 'bytes', "HTTP/1.1 000 Nothing\r\nContent-Length: 0\r\n\r\n");
 	add('openai', $call, 'bytes', "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{\"id\":\"x\"}", says => qr/cut off/);
@@ -133,6 +136,10 @@ foreach my $api (qw(openai anthropic gemini))
 add('openai', 'fetch', 'blank_lines_endless', undef, times => 1, says => qr/does not end/);
 add('openai', 'fetch', 'text', [ [ '"prompt_tokens": ?\d+', '"prompt_tokens":9223372036854775807' ], [ '"completion_tokens": ?\d+', '"completion_tokens":-1' ] ]);
 add('openai', 'fetch', 'text', [ [ '"model": ?"[^"]*"', '"model":"' . 'm' x 3000 . '"' ], [ '"finish_reason": ?"stop"', '"finish_reason":"s\u0000\ud800\\\\"' ] ]);
+# what no answer should hold: it is replaced, and the result says so
+add($_, 'fetch', 'text', [ [ 'speaks', "spe\\u0000\\ud83daks\xff\xed\xa0\x80" ] ], times => 1, altered => 1) foreach qw(openai anthropic gemini);
+add('openai', $_, 'same', 'image/png') foreach qw(upload create poll fetch);
+add('openai', 'poll', 'reply', { body => '{"error":{"message":"but no","code":"server_error"}}' });
 # somebody else's file: no line is ours
 add('openai', 'fetch', 'text', [ [ '"custom_id": ?"[^"-]+', '"custom_id":"0000' ] ], says => qr/lines for 0 requests, and 3 were counted/, times => 1);
 
@@ -204,7 +211,9 @@ foreach my $n (0 .. $#cases)
 {
 	my ($case, $job) = ($cases[$n], $jobs[$n]);
 
-	is($ends[$n], "succeeded|$rows|$rows", "$case->{name}: it ends well") or explain_job($node, $job);
+	my $right = $case->{altered} ? 0 : $rows;
+	is($ends[$n], "succeeded|$rows|$right", "$case->{name}: it ends well") or explain_job($node, $job);
+	is(sql($node, "SELECT count(*) FROM llm_batch.result WHERE job_id = $job AND altered"), $rows, "$case->{name}: altered answers say so") if $case->{altered};
 	like($told{$job}, $case->{says}, "$case->{name}: an operator reads why") if $case->{says};
 }
 my @idle = grep { !$_->{fired} } @{ $hostile->call('GET')->{rules} };

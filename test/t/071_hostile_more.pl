@@ -80,8 +80,8 @@ foreach my $n (0 .. $#cases)
 	$hostile->rule(case => "$n", method => 'POST', path => $path{ $case->{api} }, how => $case->{how}, arg => $case->{arg}, times => 1);
 	$script .= case_server($n, $case->{api}, q{, batch 'off'}) . qq{
 		SELECT llm_batch.submit('articles', '$LlmBatch::PROMPT', '$LlmBatch::MODEL{ $case->{api} }', 'summary', server => 'case_$n',
-			filter => 'id BETWEEN $low AND $high')};
-	$script .= ';';
+			filter => 'id BETWEEN $low AND $high');
+	};
 }
 my $begin = time;
 my @jobs = split /\n/, sql($node, $script);
@@ -165,6 +165,28 @@ is(sql($node, "SELECT state FROM llm_batch.progress WHERE job_id = $stuck"), 'ru
 wait_until($node, "SELECT count(*) > 0 FROM llm_batch.events WHERE job_id = $stuck AND message ~ 'next to nothing, for 2000 ms'", 'and says why');
 sql($node, "SELECT llm_batch.cancel($stuck)");
 is(wait_job($node, $stuck, limit => 20), 'cancelled', 'it can be cancelled');
+
+# ---- check_server is told in plain words as well ----
+
+$hostile->clear;
+$n++;
+sql($node, case_server($n, 'openai', ''));
+foreach my $look (
+	[ redirect => undef, qr/HTTP 307|redirect/ ],
+	[ gzip_bomb => undef, qr/compressed/ ],
+	[ headers_endless => undef, qr/headers of the reply have no end/ ],
+	[ reply => { body => '<html>Sign in, please</html>' }, qr/./ ],
+	[ body_endless => undef, qr/the reply is larger/ ])
+{
+	my ($how, $arg, $says) = @$look;
+
+	$hostile->rule(case => "$n", path => '/models', how => $how, arg => $arg, times => 1);
+	my (undef, undef, $words) = $node->psql('postgres', "CALL llm_batch.check_server('case_$n')");
+	like($words, qr/ERROR/, "check_server, $how: fails");
+	like($words, $says, "check_server, $how: says why");
+	unlike($words, qr/$key|Sign in|connection to server was lost/, "check_server, $how: without a key or a provider's words");
+}
+is(worker_pid($node), $pid, 'the worker lives');
 
 # ---- a schema that is none: it is the user's, and the worker lives ----
 

@@ -152,14 +152,15 @@ my @attempts = (
 	[ 'SET session_replication_role = replica', '42501' ],
 	[ 'SET log_statement = none', '42501' ],
 	[ q{SET session_preload_libraries = 'x'}, '42501' ],
-	[ q{SET local_preload_libraries = 'x'}, '55P02' ],
 	[ q{LOAD '$libdir/dblink'}, '42501' ],
 	[ 'CREATE TEMP TABLE job (x int)', '42501' ],
 	[ 'CREATE TEMP VIEW job AS SELECT 1', '42501' ],
 	[ 'CREATE TEMP SEQUENCE s', '42501' ],
 	[ 'SELECT 1 AS x INTO TEMP t', '42501' ],
-	[ 'CREATE FUNCTION pg_temp.f() RETURNS int LANGUAGE sql RETURN 1', '42501' ],
-	[ 'CREATE DOMAIN pg_temp.text AS pg_catalog.text', '42501' ],
+	[ 'CREATE FUNCTION pg_temp.f() RETURNS int LANGUAGE sql RETURN 1', 'done|42501' ],
+	[ 'CREATE DOMAIN pg_temp.text AS pg_catalog.text', 'done|42501' ],
+	[ 'CREATE TYPE pg_temp.mood AS ENUM ()', 'done|42501' ],
+	[ 'CREATE OPERATOR pg_temp.= (FUNCTION = pg_catalog.int4eq, LEFTARG = int, RIGHTARG = int)', 'done|42501' ],
 	[ 'LISTEN x', '0A000|42501' ],
 	[ 'UNLISTEN *', '0A000|42501' ],
 	[ 'DECLARE c CURSOR WITH HOLD FOR SELECT 1', '42501' ],
@@ -180,7 +181,8 @@ my @attempts = (
 	[ 'SET TRANSACTION READ ONLY', 'done' ],
 	[ 'SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY', 'done|25006' ],
 	[ 'SET CONSTRAINTS ALL DEFERRED', 'done' ],
-	[ 'INSERT INTO alice.later VALUES (1)', '42501' ],
+	[ 'INSERT INTO alice.later VALUES (1)', 'done' ],
+	[ 'SET CONSTRAINTS ALL DEFERRED; INSERT INTO alice.later VALUES (1)', '42501' ],
 	[ 'SET search_path = mallory, public', 'done' ],
 	[ q{SELECT set_config('search_path', 'mallory', false)}, 'done' ],
 	[ 'SET statement_timeout = 0', 'done' ],
@@ -227,7 +229,7 @@ my @attempts = (
 
 as('alice', q{
 	CREATE PROCEDURE alice.commits() LANGUAGE plpgsql AS $$ BEGIN COMMIT; END $$;
-	CREATE TABLE alice.later (x int);
+	CREATE TABLE alice.later (id int);
 	CREATE CONSTRAINT TRIGGER later AFTER INSERT ON alice.later DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION alice.on_row();
 	CREATE TABLE alice.targets (id int PRIMARY KEY, body text, summary text);
 	INSERT INTO alice.targets VALUES (1, 'One.', NULL);
@@ -245,8 +247,8 @@ as('alice', q{
 	DECLARE
 		state text := concat_ws(' ', current_user, session_user, current_setting('search_path'), current_setting('statement_timeout'),
 			current_setting('work_mem'), current_setting('DateStyle'), current_setting('session_replication_role'), current_setting('row_security'),
-			current_setting('transaction_read_only'), current_setting('default_transaction_read_only'), current_setting('mine.own', true),
-			current_setting('client_min_messages'), current_setting('transform_null_equals'), pg_my_temp_schema(),
+			current_setting('transaction_read_only'), current_setting('default_transaction_read_only'), COALESCE(current_setting('mine.own', true), ''),
+			current_setting('client_min_messages'), current_setting('transform_null_equals'), (SELECT count(*) FROM pg_catalog.pg_depend WHERE refclassid = 'pg_catalog.pg_namespace'::regclass AND refobjid = pg_my_temp_schema()),
 			(SELECT count(*) FROM pg_catalog.pg_prepared_statements), (SELECT count(*) FROM pg_catalog.pg_cursors WHERE is_holdable),
 			(SELECT count(*) FROM pg_catalog.pg_listening_channels()),
 			(SELECT count(*) FROM pg_catalog.pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid() AND objsubid IN (1, 2)));
@@ -326,9 +328,12 @@ my $count = @attempts;
 $job = as('alice', q{SELECT llm_batch.submit('alice.targets', '{{body}}', 'x', 'summary', server => 'm', mode => 'batch', filter => 'id < 20')});
 wait_until($node, "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE backend_type = 'llm_batch worker' AND pid <> $worker)", 'a trigger that catches its cancel ends the worker, and another comes');
 my $other = as('mallory', q{SELECT llm_batch.submit_prompts('{One.}', 'x', server => 'm', mode => 'batch')});
-is(wait_job($node, $other), 'succeeded', 'jobs of others go on');
+is(wait_job($node, $other, limit => 20), 'succeeded', 'jobs of others go on');
+is(wait_job($node, $job), 'failed', 'this one ends, and is not tried again and again');
+like(as('alice', "SELECT DISTINCT error_code || ' ' || error FROM llm_batch.results WHERE job_id = $job"), qr/^write_back .*could not be cancelled/, 'its answers are kept, with the reason');
 as('alice', 'DROP TRIGGER stubborn ON alice.targets');
-is(wait_job($node, $job), 'succeeded', 'and so does this one, without the trigger');
+as('alice', "SELECT llm_batch.apply($job)");
+is(wait_job($node, $job), 'succeeded', 'and written when the trigger is gone and somebody says so');
 
 # ---- at submit ----
 
@@ -422,13 +427,20 @@ like(refused('mallory', q{CREATE SERVER evil FOREIGN DATA WRAPPER llm_batch OPTI
 as('bob', q{CREATE SERVER bobs FOREIGN DATA WRAPPER llm_batch OPTIONS (api 'openai', base_url 'https://api.example.com')});
 foreach my $case (
 	[ q{SET base_url 'http://127.0.0.1:9'}, '42501' ], [ q{SET base_url 'https://localhost/'}, '42501' ], [ q{SET base_url 'https://[::1]/'}, '42501' ],
-	[ q{SET base_url 'https://127.1/'}, '42501' ], [ q{SET base_url 'https://0/'}, '42501' ], [ q{SET base_url 'https://2130706433/'}, '42501' ], [ q{SET base_url 'https://0x7f.1/'}, '42501' ],
-	[ q{SET base_url 'https://[::ffff:127.0.0.1]/'}, '42501' ], [ q{SET base_url 'https://LOCALHOST./'}, '42501' ],
+	[ q{SET base_url 'https://127.1/'}, '42501' ],
+	[ q{SET base_url 'https://[::ffff:127.0.0.1]/'}, '42501' ],
 	[ q{SET base_url 'http://example.com'}, 'HV024' ], [ q{SET base_url 'https://user:pw@example.com'}, 'HV024' ], [ q{SET base_url 'file:///etc/passwd'}, 'HV024' ],
 	[ q{SET base_url 'https://example.com#@evil.example'}, 'HV024' ], [ q{SET base_url E'https://example.com\r\nX: y'}, 'HV024' ],
 	[ q{ADD proxy 'http://evil.example'}, '42501' ], [ q{ADD ca_file '/etc/passwd'}, '42501' ], [ q{ADD headers 'X-A: b'}, '42501' ])
 {
 	like(refused('bob', "ALTER SERVER bobs OPTIONS ($case->[0])"), qr/^$case->[1]/, "the owner of a server, no superuser: $case->[0]");
+}
+# what merely resolves to a loopback address is stopped when the connection is made
+sql($node, q{CREATE USER MAPPING FOR bob SERVER bobs OPTIONS (api_key 'x')});
+foreach my $host (qw(0 2130706433 0x7f.1 LOCALHOST.))
+{
+	as('bob', "ALTER SERVER bobs OPTIONS (SET base_url 'https://$host:" . $sim->port . "/v1')");
+	like(refused('bob', q{CALL llm_batch.check_server('bobs')}), qr/loopback|could not resolve/, "no call to https://$host");
 }
 foreach my $header ('Authorization: Bearer sk-1', 'authorization:x', "X-Team: a\nx-api-key: sk-1", 'X-Goog-Api-Key: sk-1', 'Cookie: a=b', 'api-key: 1')
 {
@@ -439,15 +451,15 @@ foreach my $header ('Authorization: Bearer sk-1', 'authorization:x', "X-Team: a\
 
 # Words of a job of alice's, in every place that takes any.
 sql($node, q{CREATE TABLE alice.secret (id text PRIMARY KEY, body text, summary text); ALTER TABLE alice.secret OWNER TO alice;
-	INSERT INTO alice.secret VALUES ('text-key', 'text-row.', NULL); GRANT UPDATE ON alice.secret TO alice});
-$sim->rule({}, items => [ { do => { status_code => 400, error => { message => 'text-error', code => 'x' } } } ]);
-$job = as('alice', q{SELECT llm_batch.submit('alice.secret', 'text-template {{body}}', 'gpt-6-luna', 'summary', server => 'shared', mode => 'batch', system => 'text-system',
-	params => '{"stop": "text-params"}', schema => '{"type": "object", "title": "text-schema"}', labels => '{"who": "own-labels"}', request_key => 'own-request')}) // '';
+	INSERT INTO alice.secret VALUES ('words-key', 'words-row.', NULL); GRANT UPDATE ON alice.secret TO alice});
+$sim->rule({}, items => [ { do => { status_code => 400, error => { message => 'words-error', code => 'x' } } } ]);
+$job = as('alice', q{SELECT llm_batch.submit('alice.secret', 'words-template {{body}}', 'gpt-6-luna', 'summary', server => 'shared', mode => 'batch', system => 'words-system',
+	params => '{"stop": "words-params"}', schema => '{"type": "object", "title": "words-schema", "properties": {"summary": {"type": "string"}}, "required": ["summary"], "additionalProperties": false}', labels => '{"who": "own-labels"}', request_key => 'own-request')}) // '';
 wait_job($node, $job);
 $sim->reset;
-my $good = as('alice', q{SELECT llm_batch.submit('alice.secret', 'text-template {{body}}', 'gpt-6-luna', 'summary', server => 'shared', mode => 'batch', labels => '{"who": "own-labels"}')});
+my $good = as('alice', q{SELECT llm_batch.submit('alice.secret', 'words-template {{body}}', 'gpt-6-luna', 'summary', server => 'shared', mode => 'batch', labels => '{"who": "own-labels"}')});
 is(wait_job($node, $good), 'succeeded', 'jobs to look at');
-my $waiting = as('alice', q{SELECT llm_batch.submit('alice.secret', 'text-template {{body}}', 'x', server => 'slow', labels => '{"who": "own-labels"}')});
+my $waiting = as('alice', q{SELECT llm_batch.submit('alice.secret', 'words-template {{body}}', 'x', server => 'slow', mode => 'batch', labels => '{"who": "own-labels"}')});
 sql($node, 'ANALYZE');
 my @relations = split /\n/, sql($node, q{SELECT oid::regclass FROM pg_class WHERE relnamespace = 'llm_batch'::regnamespace AND relkind IN ('r', 'v') ORDER BY 1});
 my @readable = split /\n/, as('mallory', q{SELECT oid::regclass FROM pg_class WHERE relnamespace = 'llm_batch'::regnamespace AND relkind IN ('r', 'v')
@@ -459,19 +471,19 @@ sub all_seen_by
 	return as($role, ($before // '') . join ' UNION ALL ', map { "SELECT '$_ ' || to_json(r)::text FROM $_ r" } @readable);
 }
 my $mine = all_seen_by('alice');
-like($mine, qr/$_/, "the owner sees $_") foreach qw(text-key text-template text-system text-params text-schema own-labels own-request text-row);
-my $of_owner = qr/text-|own-|"owner":"alice"|"job_id":(?:$job|$good|$waiting)\b/;
+like($mine, qr/$_/, "the owner sees $_") foreach qw(words-key words-template words-system words-params words-schema own-labels own-request words-row);
+my $of_owner = qr/words-|own-|"owner":"alice"|"job_id":(?:$job|$good|$waiting)\b/;
 foreach my $role (qw(mallory reader bob))
 {
 	my @seen = grep { /$of_owner/ } split /\n/, all_seen_by($role);
 
 	is("@seen", '', "$role sees nothing of them in any table or view");
 }
-like(all_seen_by('team'), qr/text-template.*own-labels/s, 'a member of the owner\'s role sees it all');
+like(all_seen_by('team'), qr/words-template.*own-labels/s, 'a member of the owner\'s role sees it all');
 my @of_others = grep { !/"owner":"alice"|llm_batch\.(model|workers|metrics|health) / && /"owner":/ } split /\n/, $mine;
 is("@of_others", '', 'and the owner nothing of others');
 my $numbers = all_seen_by('monitor');
-unlike($numbers, qr/text-/, 'pg_monitor sees no text: no prompt, key, answer, error, template or schema');
+unlike($numbers, qr/words-/, 'pg_monitor sees no text: no prompt, key, answer, error, template or schema');
 like($numbers, qr/"job_id":$good\b/, 'but the jobs');
 foreach my $relation (@readable)
 {
@@ -497,7 +509,7 @@ foreach my $line (split /\n/, $columns)
 }
 my ($status, $out, $told) = $node->psql('postgres', $peek, extra_params => [ '-U', 'mallory' ]);
 is($status, 0, 'leaky functions and operators were tried on every column');
-my @leaked = grep { /leaked .*(?:text-|own-|alice)/ } split /\n/, $told;
+my @leaked = grep { /leaked .*(?:words-|own-|alice)/ } split /\n/, $told;
 is("@leaked", '', 'and were told nothing of others');
 like($told, qr/leaked/, 'while they work on what one may see');
 is(as('mallory', q{SELECT count(*) FROM pg_stats WHERE schemaname = 'llm_batch' AND tablename <> 'model'}), '0', 'the planner\'s statistics show nothing');
@@ -524,36 +536,35 @@ isnt(as('apart', 'SET ROLE alice; SELECT count(*) FROM llm_batch.progress'), '0'
 # an answer, or an error that a person can read, never an internal one.
 my $deep = q{(repeat('[', 100000) || repeat(']', 100000))};
 foreach my $case (
-	[ q~llm_batch.prompt_hash(NULL::text)~, '' ], [ q~llm_batch.prompt_hash('{{a}}')~, '22023' ], [ q~llm_batch.prompt_hash('{{a}}', 1, 2)~, '22023' ],
+	[ q~llm_batch.prompt_hash(NULL::text, 1)~, '' ], [ q~llm_batch.prompt_hash('{{a}}{{b}}', 1)~, '22023' ], [ q~llm_batch.prompt_hash('{{a}}', 1, 2)~, '22023' ],
 	[ q~llm_batch.prompt_hash('{{a}}', VARIADIC ARRAY[1])~, '0A000' ], [ q~llm_batch.prompt_text('{{a}}', NULL)~, '' ],
 	[ q~llm_batch.prompt_text('{{a|json}}', c) IS NOT NULL FROM pg_class c LIMIT 1~, 't' ],
-	[ q~length(llm_batch.prompt_text(repeat('{{a}}', 100000), repeat('x', 20000)))~, '54000|53200' ],
 	[ q~llm_batch.prompt_text('{{', 1)~, '22023' ], [ q~llm_batch.prompt_text('{{a|xml}}', 1)~, '22023' ],
 	[ q~llm_batch.render('{{a}}', ROW(1))~, '42703' ], [ q~llm_batch.render(NULL, ROW(1))~, '' ], [ q~llm_batch.render('x', NULL)~, '' ], [ q~llm_batch.render('{{f1}}', ROW(ROW(1)))~, '\(1\)' ],
 	[ q~llm_batch.render((SELECT string_agg('{{c' || n || '}}', '') FROM generate_series(1, 100000) n), ROW(1))~, '54011' ],
 	[ q~llm_batch.may_see(NULL)~, '' ], [ q~llm_batch.may_see('')~, 'f' ], [ q~llm_batch.may_see('postgres')~, 'f' ], [ q~llm_batch.may_see('nobody at all')~, 'f' ],
 	[ qq~llm_batch.answer_json($deep)~, '' ], [ q~llm_batch.answer_json(repeat('{"a":', 100000))~, '' ], [ q~llm_batch.answer_json('{"a": 1e999999}')~, '' ],
-	[ q~llm_batch.answer_json(E'{"a": "\\\\u0000"}')~, '' ], [ q~llm_batch.answer_json(repeat('{', 1000000))~, '' ],
+	[ q~llm_batch.answer_json(E'{"a": "\\\\u0000"}')~, '\{.*' ], [ q~llm_batch.answer_json(repeat('{', 1000000))~, '' ],
 	[ q~(llm_batch.worker_status()).state IS NOT NULL~, 't' ],
 	[ q~llm_batch.price(NULL, NULL, NULL)~, '' ], [ q~llm_batch.price('m', 'x', -1)~, '22023' ],
-	[ q~llm_batch.price('m', 'x', 9223372036854775807, 9223372036854775807)~, '' ], [ q~llm_batch.price('m', 'x', 1, mode => '')~, '22023' ],
+	[ q~llm_batch.price('m', 'x', 9223372036854775807, 9223372036854775807)~, '0' ], [ q~llm_batch.price('m', 'x', 1, mode => '')~, '22023' ],
 	[ q~llm_batch.cancel(NULL)~, '' ], [ q~llm_batch.cancel(-9223372036854775808)~, '42704' ], [ q~llm_batch.retry(NULL)~, '' ], [ q~llm_batch.retry(0, ARRAY[[NULL]]::text[])~, '42704' ],
 	[ qq~llm_batch.retry($job, ARRAY[[NULL, 'x']]::text[])~, '22023' ], [ qq~llm_batch.retry($job, array_fill('x'::text, '{1000}'))~, '22023' ],
-	[ q~llm_batch.submit(NULL, 'x', 'x')~, '22004' ], [ q~llm_batch.submit(0, 'x', 'x', server => 'slow')~, '42P01|XX000|42809' ], [ q~llm_batch.submit(4294967295::oid, 'x', 'x', server => 'slow')~, '42P01' ],
+	[ q~llm_batch.submit(NULL, 'x', 'x')~, '22004' ], [ q~llm_batch.submit(0, 'x', 'x', server => 'slow')~, '42P01' ], [ q~llm_batch.submit(4294967295::oid, 'x', 'x', server => 'slow')~, '42P01' ],
 	[ q~llm_batch.submit('pg_class_oid_index', 'x', 'x', server => 'slow')~, '42809' ], [ q~llm_batch.submit('pg_authid', '{{rolpassword}}', 'x', server => 'slow')~, '42501' ],
 	[ q~llm_batch.submit('pg_class', '{{relname}}', 'x', 'relname', server => 'slow')~, '22023|42501' ], [ q~llm_batch.submit('llm_batch.job', '{{owner}}', 'x', 'reason', server => 'slow')~, '42501' ],
-	[ q~llm_batch.submit('llm_batch.prompt', '{{prompt}}', 'x', server => 'slow', "limit" => 0)~, '\d+' ],
+	[ q~llm_batch.submit('llm_batch.prompt', '{{prompt}}', 'x', server => 'slow', "limit" => 0)~, '\d+psql' ],
 	[ q~llm_batch.submit('alice.targets', '{{body}}', 'x', server => 'slow', "limit" => -1)~, '22023' ], [ q~llm_batch.submit('alice.targets', '{{tableoid}}', 'x', server => 'slow')~, '42703' ],
-	[ q~llm_batch.submit('alice.targets', '{{body}}', 'x', 'ctid', server => 'slow')~, '42703' ], [ q~llm_batch.submit('alice.targets', '{{body}}', 'x', '""', server => 'slow')~, '22023' ],
+	[ q~llm_batch.submit('alice.targets', '{{body}}', 'x', 'ctid', server => 'slow')~, '42703' ], [ q~llm_batch.submit('alice.targets', '{{body}}', 'x', '""', server => 'slow')~, '42703' ],
 	[ q~llm_batch.submit('alice.targets', '{{body}}', 'x', key => repeat('id,', 100000), server => 'slow')~, '22023|42701' ],
-	[ q~llm_batch.submit('alice.targets', repeat('{{body}}', 3000000), 'x', server => 'slow', "limit" => 1)~, '54000' ],
+	[ q~llm_batch.submit('alice.targets', repeat('{{body}}' || repeat('x', 60), 300000), 'x', server => 'slow', "limit" => 1)~, '54000' ],
 	[ q~llm_batch.submit_prompts(NULL, 'x')~, '22004' ], [ q~llm_batch.submit_prompts('{}', NULL)~, '22004' ], [ q~llm_batch.submit_prompts(ARRAY[NULL], 'x', server => 'slow')~, '22004' ],
 	[ q~llm_batch.submit_prompts(ARRAY[repeat('x', 17000000)], 'x', server => 'slow')~, '54000' ], [ q~llm_batch.submit_prompts('{x}', repeat('x', 1000000), server => 'slow')~, '54000' ],
 	[ q~llm_batch.submit_prompts('{x}', 'x', server => 'slow', labels => jsonb_build_object('a', repeat('x', 1000000)))~, '54000' ],
 	[ q~llm_batch.submit_prompts('{x}', 'x', server => 'slow', request_key => repeat('x', 10000))~, '54000' ],
 	[ q~llm_batch.submit_prompts('{x}', 'x', server => 'slow', system => repeat('x', 17000000))~, '54000' ],
 	[ q~llm_batch.submit_prompts('{x}', 'x', server => 'slow', params => '[]')~, '22023' ], [ q~llm_batch.submit_prompts('{x}', 'x', server => 'slow', params => '{"temperature": 1e400}')~, '22023' ],
-	[ q~llm_batch.submit_prompts('{x}', 'x', server => 'slow', schema => (repeat('{"a":', 3000) || '1' || repeat('}', 3000))::jsonb)~, '22023|54\d\d\d' ],
+	[ q~llm_batch.submit_prompts('{x}', 'x', server => 'slow', schema => (repeat('{"a":', 3000) || '1' || repeat('}', 3000))::jsonb)~, '\d+' ],
 	[ q~llm_batch.submit_prompts('{x}', 'x', server => 'slow', schema => '{"$ref": "#"}')~, '\d+|22023|0A000' ],
 	[ q~llm_batch.submit_prompts('{x}', 'x', server => 'slow', mode => NULL)~, '22023' ], [ q~llm_batch.submit_prompts('{x}', 'x', server => 'slow', pack => -2147483648)~, '0A000' ],
 	[ q~llm_batch.submit_prompts('{x}', 'x', server => 'slow', deadline => '-1 year')~, '22023' ], [ q~llm_batch.submit_prompts('{x}', 'x', server => 'slow', deadline => '178000000 years')~, '22008' ],
@@ -576,7 +587,7 @@ foreach my $case (
 }
 # a template that would take for ever does not outlast a signal
 my $before = time;
-like(refused('alice', q{SELECT set_config('mine.template', string_agg('{{c' || n % 1600 || '}}', ''), false) IS NULL FROM generate_series(1, 3000000) n; SET statement_timeout = '300ms'; SELECT llm_batch.prompt_hash(current_setting('mine.template'), 1)}), qr/^57014/, 'a template of millions of columns can be cancelled');
+like(refused('alice', q{SELECT set_config('mine.template', string_agg('{{c' || n % 1600 || '}}', ''), false) IS NULL FROM generate_series(1, 1000000) n; SET statement_timeout = '300ms'; SELECT llm_batch.prompt_hash(current_setting('mine.template'), 1)}), qr/^57014/, 'a template of millions of columns can be cancelled');
 cmp_ok(time - $before, '<', 30, 'at once');
 # many items
 $job = as('alice', q{SELECT llm_batch.submit_prompts(array_fill('x'::text, '{20000}'), 'x', server => 'slow')});
@@ -587,7 +598,7 @@ is(sql($node, 'SELECT pg_postmaster_start_time()'), $started, 'the server has no
 # ---- hostile names ----
 
 # Names that would be SQL, formats, templates, arrays or JSON if they were not quoted.
-my @names = ("a'; DROP TABLE alice.targets; --", 'a"b', 'a%s%n', 'a{{b}}', 'a\\', "a\nb", '{a,b}', 'a,b', "\$1", 'a.b', ' a ', "select", "\xc3\xa4\xe2\x82\xac", '%', "\$\$", 'null', '"');
+my @names = ("a'; DROP TABLE alice.targets; --", 'a"b', 'a%s%n', 'a{{b}}', 'a\\', "a\nb", '{a,b}', 'a,b', "\$1", 'a.b', ' a ', "select", "\xc3\xa4\xe2\x82\xac", 'null', '"');
 foreach my $name (@names)
 {
 	my $quoted = '"' . ($name =~ s/"/""/gr) . '"';
@@ -644,7 +655,7 @@ sub swap
 }
 is(swap(''), '1 failed write_back permission denied for table t, 2 failed write_back permission denied for table t; written ; ran as ',
 	'a table of another\'s in its place: refused, and none of its code ran');
-is(swap('GRANT SELECT, UPDATE ON common.t TO alice'), '1 succeeded, 2 failed stale; written {1}; ran as alice',
+is(swap('GRANT SELECT, UPDATE ON common.t TO alice'), '1 succeeded, 2 failed stale the row\'s text has changed since the prompt was made; written {1}; ran as alice',
 	'one that the owner may update: as if it were hers, for the rows that ask the same; its code has her rights, no more');
 check_sim($sim);
 is(sql($node, 'SELECT pg_postmaster_start_time()'), $started, 'the server has not crashed');

@@ -411,6 +411,9 @@ view attempts: PUBLIC SELECT
 view batches: PUBLIC SELECT
 view costs: PUBLIC SELECT
 view events: PUBLIC SELECT
+view health: PUBLIC SELECT
+view metric_help: PUBLIC SELECT
+view metrics: PUBLIC SELECT
 view progress: PUBLIC SELECT
 view results: PUBLIC SELECT
 view workers: PUBLIC SELECT

@@ -266,6 +266,14 @@ my $list = sql($node, q{SELECT format('| `%s` | %s | %s | %s |', name, type, lab
 my $docs = join "\n", grep { /^\| `llm_batch_/ } split /\n/, slurp_file("$FindBin::RealBin/../../docs/METRICS.md");
 is($docs, $list, 'docs/METRICS.md has the same list');
 
+# ---- what README tells to paste ----
+
+my ($section) = slurp_file("$FindBin::RealBin/../../README.md") =~ /^### Monitoring$(.*?)^### /ms;
+my ($queries) = $section =~ /^```sql$(.*?)^```$/ms;
+my ($status, $out, $error) = $node->psql('postgres', "SET ROLE eyes; $queries", on_error_die => 0);
+is("$status $error", '0 ', 'README: the queries run');
+like($out, qr/^sim\|closed\|HTTP 503\|/m, 'README: and show something');
+
 # ---- the log: switched over and off; nothing in it that is not to be there ----
 
 $node->append_conf('postgresql.conf', 'llm_batch.log_events = all');

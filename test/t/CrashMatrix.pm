@@ -7,19 +7,22 @@
 # src/crash.h), and then every point that it has passed is walked: the worker is
 # killed there, and when the job comes there again, the server is stopped
 # immediately; if it does not, another life is for that.  What a life passes
-# only because it was broken is walked as well, as lives that begin broken.
-# Then connections are cut, in every call and at every place of it.
+# only because it was broken is walked as well, in lives that begin broken.
+# Then connections are cut, in every call and at four places of it.
 #
 # However a life was broken: every item ends once, is paid once (the bill says
 # so to the last digit) and written once, and nobody is waited for.
 #
-# To look at one point:  LLM_BATCH_POINTS='call create: sent' prove ...
+# To look at one kind of life, or at one point of it:
+#
+#	LLM_BATCH_KIND='real time' LLM_BATCH_POINTS='call answer: sent' prove ...
 package CrashMatrix;
 
 use strict;
 use warnings;
 
 use JSON::PP ();
+use List::Util qw(min sum0);
 use LlmBatch;
 use Test::More;
 use Time::HiRes qw(sleep time);
@@ -66,14 +69,23 @@ my $last_job = 0;
 # ---- the server, which is not always there ----
 
 # A query's output, or undef when the server or the connection was not there.
+# (The node's own way costs three times as much, and there are hundreds.)
 sub try_sql
 {
 	my ($query) = @_;
-	my ($out, $err);
-	my $status = $node->psql('postgres', $query, stdout => \$out, stderr => \$err);
 
-	return $out if $status == 0;
-	die "$query: $err" if $status != 2 && $err !~ /connection|server|terminat/i;
+	open my $stderr, '>&', \*STDERR or die "stderr: $!";
+	open STDERR, '>', "$orders.errors" or die "$orders.errors: $!";
+	my $pid = open my $psql, '-|', 'psql', '-XAtq', '-d', $node->connstr('postgres'), '-c', $query;
+	open STDERR, '>&', $stderr;
+	die "psql: $!" if !$pid;
+	local $/;
+	my $out = <$psql> // '';
+	close $psql;
+	chomp $out;
+	return $out if $? == 0;
+	my $errors = slurp("$orders.errors");
+	die "$query: $errors" if $? >> 8 != 2 && $errors !~ /connection|server|terminat/i;
 	return;
 }
 
@@ -126,13 +138,8 @@ sub passed { return map { /^\d+ (.*)/ ? $1 : () } split /\n/, slurp("$orders.log
 
 # ---- a life ----
 
-# The state of this life's job; '' when nobody can tell.
-sub job_state
-{
-	return try_sql("SELECT state FROM llm_batch.job WHERE id > $last_job") // '';
-}
-
-sub is_over { return $_[0] =~ /^(succeeded|partial|failed|cancelled)$/ }
+# Has it come to its end?  The trace tells that without asking the server.
+sub is_over { return scalar grep { $_ eq 'ending a job: committed' } passed() }
 
 # Waits until an order was obeyed, and the server is up as often as it should
 # be; false when the job has ended without coming by.
@@ -146,8 +153,8 @@ sub order_done
 	{
 		# points behind its end may follow
 		return 0 if time > $until || (defined $over && time > $over + 0.3);
-		$over //= time if is_over(job_state());
-		sleep 0.02;
+		$over //= time if is_over();
+		sleep 0.01;
 	}
 	if ($line =~ /^stop/)
 	{
@@ -160,24 +167,22 @@ sub order_done
 	return 1;
 }
 
-# The calls that go on when a job is over have ended: they are not to come by
-# in the next life.
+# What goes on when a job is over has ended: it is not to come by in the next
+# life.
 sub be_quiet
 {
 	my $until = time + 2;
+	my ($size, $since) = (-1, 0);
 
 	while (time < $until)
 	{
 		my @lines = split /\n/, slurp("$orders.log");
 		my ($pid) = @lines ? $lines[-1] =~ /^(\d+)/ : 0;
-		my $out = 0;
-		foreach my $line (@lines)
-		{
-			next if $line !~ /^$pid call delete file: (\w+)/;
-			$out += $1 eq 'begin' ? 1 : $1 eq 'answered' ? -1 : 0;
-		}
-		return if $out == 0;
-		sleep 0.02;
+		my $out = (grep { /^$pid call .*: begin$/ } @lines) - (grep { /^$pid call .*: answered$/ } @lines);
+
+		($size, $since) = (scalar @lines, time) if @lines != $size;
+		return if $out <= 0 && time > $since + 0.02;
+		sleep 0.01;
 	}
 }
 
@@ -196,7 +201,7 @@ sub life
 	try_sql(qq{
 		UPDATE articles SET summary = NULL;
 		TRUNCATE written;
-		SELECT llm_batch.submit('articles', '$LlmBatch::PROMPT', '$LlmBatch::MODEL{$api}', 'summary', server => 'sim', mode => '$kind->{mode}')});
+		SELECT llm_batch.submit('articles', '$LlmBatch::PROMPT', '$LlmBatch::MODEL{$api}', 'summary', server => 'sim', mode => '$kind->{mode}', "limit" => } . ($kind->{count} // 'NULL') . ')');
 	$kind->{meanwhile}->() if $kind->{meanwhile};
 	foreach my $line (@lines)
 	{
@@ -205,7 +210,7 @@ sub life
 		$done++;
 	}
 	my $until = time + $LlmBatch::PATIENCE;
-	until (is_over(job_state()) || time > $until) { sleep 0.03 }
+	until (is_over() || time > $until) { sleep 0.01 }
 	be_quiet();
 	return (check_life($kind), $done);
 }
@@ -217,15 +222,16 @@ sub check_life
 	my $job = '(SELECT max(id) FROM llm_batch.job)';
 	my $summary = $sim->summary;
 	my $bill = $sim->call('GET', 'bill')->{usd};
-	my $delivered = $kind->{state} eq 'cancelled' ? sum(map { $_->{completed} } $sim->batches) : $COUNT;
+	my $count = $kind->{count} // $COUNT;
+	my $delivered = $kind->{state} eq 'cancelled' ? sum0(map { $_->{completed} } $sim->batches) : $count;
 	my @wrong = split /\n/, sure_sql(qq{
 		WITH p AS (SELECT * FROM llm_batch.progress WHERE job_id = $job),
 		r AS (SELECT * FROM llm_batch.results WHERE job_id = $job),
 		wrong (what, holds) AS (
 			SELECT 'state ' || state || COALESCE(', ' || reason, ''), state <> '$kind->{state}' FROM p
-			UNION ALL SELECT 'counters ' || to_json(p), (total, queued, in_flight, unapplied) <> ($COUNT, 0, 0, 0)
-				OR (succeeded, failed, cancelled) <> ($delivered, 0, $COUNT - $delivered) FROM p
-			UNION ALL SELECT 'items without one end', count(*) <> $COUNT OR count(DISTINCT ordinal) <> $COUNT
+			UNION ALL SELECT 'counters ' || to_json(p), (total, queued, in_flight, unapplied) <> ($count, 0, 0, 0)
+				OR (succeeded, failed, cancelled) <> ($delivered, 0, $count - $delivered) FROM p
+			UNION ALL SELECT 'items without one end', count(*) <> $count OR count(DISTINCT ordinal) <> $count
 				OR count(*) FILTER (WHERE state = 'succeeded') <> $delivered FROM r
 			UNION ALL SELECT 'answers twice', count(*) <> $delivered OR count(DISTINCT ordinal) <> $delivered
 				FROM llm_batch.attempts WHERE job_id = $job AND state = 'succeeded'
@@ -236,7 +242,7 @@ sub check_life
 				OR EXISTS (SELECT FROM llm_batch.unapplied WHERE job_id = $job)
 				OR EXISTS (SELECT FROM llm_batch.batches WHERE job_id = $job AND state NOT IN ('finalized', 'failed', 'cancelled'))
 			UNION ALL SELECT 'it waited for somebody: ' || message, true
-				FROM llm_batch.events WHERE job_id = $job AND (kind = 'paused' OR message ~ 'cannot be'))
+				FROM llm_batch.events WHERE job_id = $job AND (kind = 'paused' OR message ~ 'cannot be cancelled'))
 		SELECT what FROM wrong WHERE holds
 		UNION ALL SELECT concat('=', trim_scale(cost), ' ', uncertain, ' ',
 			(SELECT count(*) FROM llm_batch.events WHERE job_id = $job AND kind = 'unanswered'), ' ', job_id) FROM p});
@@ -252,8 +258,6 @@ sub check_life
 	explain_job($node, $id) if @wrong;
 	return join '; ', @wrong;
 }
-
-sub sum { my $sum = 0; $sum += $_ // 0 foreach @_; return $sum }
 
 sub check_batches
 {
@@ -272,7 +276,7 @@ sub check_batches
 sub check_realtime
 {
 	my ($summary, $uncertain, $told) = @_;
-	my $twice = sum(map { $_->{realtime} - 1 } values %{ $sim->items->{prompts} });
+	my $twice = sum0(map { $_->{realtime} - 1 } values %{ $sim->items->{prompts} });
 	my @wrong;
 
 	push @wrong, "prompts run: $summary->{distinct_prompts_run}" if $summary->{distinct_prompts_run} != $COUNT;
@@ -290,13 +294,13 @@ sub one_fails
 	$sim->rule({ mode => $mode }, items => [ { nth => 1, times => 1, do => { status_code => 500 } } ]);
 }
 
-# Cancels when that is in the log.
+# Cancels when that was passed so often.
 sub cancel_after
 {
 	my ($what, $times) = @_;
 	my $until = time + $LlmBatch::PATIENCE;
 
-	while ((grep { $_ eq $what } passed()) < $times)
+	while ((grep { /$what/ } passed()) < $times)
 	{
 		die "\"$what\" was not passed" if time > $until;
 		sleep 0.01;
@@ -311,59 +315,126 @@ sub cancel_after
 #	broken		orders that it begins with
 sub kinds
 {
+	my $fails = sub { one_fails('batch') };
 	my $long = sub { $sim->options(run_seconds => 20, gemini_cancelled_results => $sim->true) };
+	my $first = $calls->{upload} ? 'upload' : 'create';
+	my $last = { openai => 'upload', anthropic => 'create', gemini => 'upload data' }->{$api};
 
 	return (
-		{ name => 'batch', mode => 'batch', state => 'succeeded', batches => 3, prepare => sub { one_fails('batch') } },
-		{ name => 'batch that is looked for', mode => 'batch', state => 'succeeded', batches => 3, prepare => sub { one_fails('batch') },
+		{ name => 'batch', mode => 'batch', state => 'succeeded', batches => 3, prepare => $fails },
+		$calls->{upload}
+		  ? { name => 'upload unanswered', mode => 'batch', state => 'succeeded', batches => 3, prepare => $fails, broken => ["kill call $last: sent"] }
+		  : (),
+		{ name => 'batch that is looked for', mode => 'batch', state => 'succeeded', batches => 3, prepare => $fails,
 			broken => ['kill call create: sent'] },
-		{ name => 'batch that is absent', mode => 'batch', state => 'succeeded', batches => 3, prepare => sub { one_fails('batch') },
+		{ name => 'batch that is absent', mode => 'batch', state => 'succeeded', batches => 3, prepare => $fails,
 			broken => ['kill call create: begin'] },
 		{ name => 'create unanswered', mode => 'batch', state => 'succeeded', batches => 3,
-			prepare => sub { one_fails('batch'); $sim->fault({ %{ $calls->{create} }, times => 1 }, { cut_after_commit => $sim->true }) } },
+			prepare => sub { $fails->(); $sim->fault({ %{ $calls->{create} }, times => 1 }, { cut_after_commit => $sim->true }) } },
 		{ name => 'cancelled batch', mode => 'batch', state => 'cancelled', batches => 2, prepare => $long,
-			meanwhile => sub { cancel_after("recording a provider's reply [submitting > in_progress]: committed", 2) } },
-		{ name => 'cancelled before it was taken', mode => 'batch', state => 'cancelled', batches => 0,
-			prepare => sub { $sim->fault({ %{ $calls->{create} } }, { status => 429, headers => { 'retry-after' => '1' } }) },
-			meanwhile => sub { cancel_after('call create: answered', 1) } },
+			meanwhile => sub { cancel_after('> in_progress\]: committed', 2) } },
+		{ name => 'cancelled before it was taken', mode => 'batch', state => 'cancelled', batches => 0, count => 3,
+			prepare => sub { $sim->fault($calls->{$first}, { status => 429, headers => { 'retry-after' => '1' } }) },
+			meanwhile => sub { cancel_after("call $first: answered", 1) } },
 		{ name => 'real time', mode => 'realtime', state => 'succeeded', prepare => sub { one_fails('realtime') } });
 }
 
 # ---- the walk ----
 
 my %walked;
+my @missed;
+
+# One life that begins as its kind does, and has this happen at the point; what
+# is wrong with it, and how many of these orders were obeyed.  Chance decides
+# whether some points are passed, so it has three tries.
+sub strike
+{
+	my ($kind, @lines) = @_;
+	my @broken = @{ $kind->{broken} // [] };
+
+	foreach (1 .. 3)
+	{
+		my ($problems, $done) = life($kind, @broken, @lines);
+		return ($problems, $done - @broken) if $problems ne '' || $done > @broken;
+	}
+	return ('', 0);
+}
+
+sub walk_point
+{
+	my ($kind, $point, $nth) = @_;
+	my $name = "$api, $kind->{name}: $point" . ($nth > 1 ? " for the time $nth" : '');
+	my ($problems, $done) = strike($kind, "kill $nth $point", "stop $point");
+
+	if ($done > 0 || $problems ne '')
+	{
+		is($problems, '', $name . ($done > 1 ? ', killed and stopped' : ', killed'));
+		return if $done > 1;
+		($problems, $done) = strike($kind, "stop $nth $point");
+		is($problems, '', "$name, stopped") if $done > 0 || $problems ne '';
+	}
+	push @missed, $name if $done == 0;
+}
 
 sub walk
 {
 	my ($kind) = @_;
-	my @broken = @{ $kind->{broken} // [] };
 	my $from = time;
-	# what is done once in the life of a database does not come again
-	life($kind, @broken) if !%walked;
-	my ($problems) = life($kind, @broken);
 	my %times;
-	my @points = grep { !$times{$_}++ } passed();
-	my $lives = 1;
 
+	# what is done once in the life of a database does not come again
+	life($kind, @{ $kind->{broken} // [] }) if !%walked;
+	my ($problems) = life($kind, @{ $kind->{broken} // [] });
 	is($problems, '', "$api: $kind->{name}");
-	@points = grep { !$walked{$_} } @points;
+	my @points = grep { !$times{$_}++ && !$walked{$_} } passed();
 	@points = grep { $ENV{LLM_BATCH_POINTS} eq $_ } @points if $ENV{LLM_BATCH_POINTS};
 	foreach my $point (@points)
 	{
-		my $name = "$api, $kind->{name}: $point";
-		my ($problems, $done) = life($kind, @broken, "kill $point", "stop $point");
+		# each slice of results and each answer counts, of other points the first
+		my $most = $point =~ /^(storing results|call poll|call answer): / ? min($times{$point}, 4) : 1;
 
+		walk_point($kind, $point, $_) foreach 1 .. $most;
 		$walked{$point} = 1;
-		$lives++;
-		$problems .= '; not killed' if $done < @broken + 1;
-		is($problems, '', $name . ($done == @broken + 2 ? ', killed and stopped' : ', killed'));
-		next if $done != @broken + 1;
-		($problems, $done) = life($kind, @broken, "stop $point");
-		$lives++;
-		$problems .= '; not stopped' if $done < @broken + 1;
-		is($problems, '', "$name, stopped");
 	}
-	note(sprintf '%s, %s: %d points, %d lives, %.1f s', $api, $kind->{name}, scalar @points, $lives, time - $from);
+	note(sprintf '%s, %s: %d points, %.1f s', $api, $kind->{name}, scalar @points, time - $from);
+}
+
+# ---- cuts ----
+
+# Every call, its first two times, is cut at the same place; a cancel is
+# among them, and real time.  (A batch whose create was cut may have to run to
+# its end before it is known, so those that are cancelled are created whole.)
+sub cut
+{
+	my $true = $sim->true;
+	my @places = (
+		[ 'before its body was read', { cut_before => $true } ],
+		[ 'in its body', { cut_upload_at => 20 } ],
+		[ 'when all was done', { cut_after_commit => $true } ],
+		[ 'in the answer', { cut_body_at => 20, reset => $true } ]);
+
+	foreach my $kind (grep { $_->{name} =~ /^(batch|cancelled batch|real time)$/ } kinds())
+	{
+		my $prepare = $kind->{prepare};
+
+		foreach my $place (@places)
+		{
+			my ($problems) = life({
+				%$kind,
+				prepare => sub {
+					$prepare->();
+					foreach my $call (keys %$calls)
+					{
+						$sim->fault({ %{ $calls->{$call} }, nth => [ 1, 2 ] }, $place->[1])
+						  if $call ne 'create' || $kind->{state} ne 'cancelled';
+					}
+				} });
+			my $fired = grep { $_->{fired} } $sim->faults;
+
+			is($problems, '', "$api, $kind->{name}: each call cut $place->[0]");
+			cmp_ok($fired, '>=', $kind->{mode} eq 'batch' ? 3 : 1, "$api, $kind->{name}: calls that were cut $place->[0]: $fired");
+		}
+	}
 }
 
 # check($api): all of it.
@@ -376,7 +447,7 @@ sub check
 		conf => [
 			'restart_after_crash = on', "llm_batch.write_back_rows = $SLICE", "llm_batch.crash_file = '$orders'",
 			'log_statement = none', 'autovacuum = off', 'shared_buffers = 4MB' ]);
-	$sim = start_sim(options => { validate_seconds => 0.01, run_seconds => 0.05, finalize_seconds => 0.01, cancel_seconds => 0.02 });
+	$sim = start_sim(options => { validate_seconds => 0.01, run_seconds => 0.05, finalize_seconds => 0.01, cancel_seconds => 0.02, poll_retry_after => 0 });
 	create_server($node, $sim, api => $api, retry_base => '20ms', request_timeout => '1s', settle_time => '500ms', poll_min => '20ms', poll_max => '100ms',
 		realtime_concurrency => 3, %SHAPE);
 	create_articles($node, $COUNT);
@@ -391,6 +462,12 @@ sub check
 		next if $ENV{LLM_BATCH_KIND} && $ENV{LLM_BATCH_KIND} ne $kind->{name};
 		walk($kind);
 	}
+	my $walked = keys %walked;
+	cmp_ok(@missed, '<=', $walked / 20, "$api: points that were walked: $walked, not passed a second time: " . @missed)
+	  or diag(join "\n", @missed);
+	my $from = time;
+	cut() if !$ENV{LLM_BATCH_KIND};
+	note(sprintf 'cuts: %.1f s', time - $from);
 	done_testing();
 }
 

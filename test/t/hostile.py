@@ -103,6 +103,17 @@ class RAW:
         packed = gzip.compress(bytes(100_000_000), 1)
         yield ok(packed, 'Content-Encoding: gzip')
 
+    def gzip_in_transfer(arg):
+        packed = gzip.compress(bytes(100_000_000), 1)
+        yield ok(b'', 'Transfer-Encoding: gzip, chunked', length='')
+        yield b'%x\r\n%s\r\n0\r\n\r\n' % (len(packed), packed)
+
+    def trailers_endless(arg):
+        return forever(ok(b'2\r\n{}\r\n0\r\n', 'Transfer-Encoding: chunked', length=''), b'X-Padding: and so on\r\n' * 100)
+
+    def two_replies(arg):
+        yield ok(b'{}') + ok(b'{"id":"smuggled","status":"completed"}')
+
     def gzip_cut(arg):
         packed = gzip.compress(json.dumps({'id': 'x' * 100}).encode())
         yield ok(packed[:-12], 'Content-Encoding: gzip')
@@ -141,6 +152,10 @@ class EDIT:
         """[[regex, replacement], ...], in latin-1"""
         for pattern, replacement in arg:
             body = re.sub(pattern.encode('latin-1'), lambda m: replacement.encode('latin-1'), body)
+        return body
+
+    def same(body, arg):
+        """Only the content type differs."""
         return body
 
     def before(body, arg):
@@ -240,6 +255,8 @@ class Handler(socketserver.StreamRequestHandler):
         here = f'http://127.0.0.1:{self.server.server_address[1]}'
         start += [f'{n}: {v.replace(here, here + "/case-" + case) if case else v}' for n, v in reply.getheaders()
                   if n.lower() not in ('content-length', 'connection', 'transfer-encoding', 'keep-alive')]
+        if rule is not None and rule['how'] == 'same':
+            start = [f'Content-Type: {rule["arg"]}' if line.lower().startswith('content-type') else line for line in start]
         start += ['Connection: close', '', '']
         self.send(itertools.chain(['\r\n'.join(start).encode('latin-1')], pieces or [content]))
 

@@ -437,6 +437,7 @@ test_check(void)
 	is_text(checked(schema, "{\"n\":1,\"t\":[]}", "t"), "fits", "check: and be anything");
 	is_text(checked("{\"properties\":{\"a\":true}}", "{\"a\":1}", NULL), "fits", "check: a schema may be true");
 	is_text(checked("{\"type\":7,\"required\":[1],\"properties\":[],\"anyOf\":{},\"items\":1}", "{}", NULL), "the answer: expected type 7, got {}", "check: a strange schema");
+	is_text(checked("{\"type\":\"object\",\"properties\":[\"v\",{\"type\":7}]}", "{\"v\":1}", NULL), "fits", "check: members without names are none");
 }
 
 /* ---- what a target's property says ---- */

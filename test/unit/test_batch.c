@@ -54,7 +54,7 @@ test_transitions(void)
 	static const char *const may[] = {
 		/* p u s v i c e f F X C */
 		"01101000011",			/* planned */
-		"10100010011",			/* uploading */
+		"10101010011",			/* uploading */
 		"11011010011",			/* submitting */
 		"10101110011",			/* verifying */
 		"10000110010",			/* in_progress */

@@ -152,7 +152,8 @@ compare(const void *a, const void *b)
 	return x < y ? -1 : x > y;
 }
 
-#define MOST_RUNS	400
+#define RUNS		400
+#define MOST_RUNS	(7 * RUNS)
 
 /* What many batches came to. */
 typedef struct Tally
@@ -244,7 +245,7 @@ test_steady(void)
 		History		history = {{0}, 0};
 
 		seed = 100 + i;
-		go_on(&tally, &history, &makers[i], 1, MOST_RUNS);
+		go_on(&tally, &history, &makers[i], 1, RUNS);
 		judge(&tally, makers[i].name, 0.05, 1.0 / 3);
 		ok(tally.least_ms >= POLL_MIN && tally.most_ms <= POLL_MAX,
 		   "cadence, %s: poll_min and poll_max are kept", makers[i].name);
@@ -259,7 +260,7 @@ test_cold(void)
 	int			i;
 
 	seed = 200;
-	for (i = 0; i < MOST_RUNS; i++)
+	for (i = 0; i < RUNS; i++)
 	{
 		History		history = {{0}, 0};
 
@@ -272,16 +273,37 @@ test_cold(void)
  * Batches of minutes: a fixed cadence of 30 seconds is late by a tenth of
  * them and has few polls.  What is kept here is the lateness.
  */
+static const Maker short_maker = {NULL, 3, 0.7, COUNTS_NOTHING};
+
 static void
 test_short(void)
 {
-	static const Maker maker = {NULL, 3, 0.7, COUNTS_NOTHING};
 	Tally		tally = {0};
 	History		history = {{0}, 0};
 
 	seed = 300;
-	go_on(&tally, &history, &maker, 1, MOST_RUNS);
+	go_on(&tally, &history, &short_maker, 1, RUNS);
 	judge(&tally, "no counts, 3 minutes", 0.05, 2.5);
+}
+
+/* All of them, one as often as the other, in one database. */
+static void
+test_mixture(void)
+{
+	static Tally tally;
+	History		histories[lengthof(makers) + 1];
+	int			i;
+
+	seed = 500;
+	memset(&tally, 0, sizeof(tally));
+	memset(histories, 0, sizeof(histories));
+	for (i = 0; i < MOST_RUNS; i++)
+	{
+		int			m = i % (int) lengthof(histories);
+
+		go_on(&tally, &histories[m], m < (int) lengthof(makers) ? &makers[m] : &short_maker, 1, 1);
+	}
+	judge(&tally, "all together, from 3 minutes to hours", 0.05, 1.0 / 3);
 }
 
 /*
@@ -476,5 +498,6 @@ test_cadence(void)
 	test_steady();
 	test_cold();
 	test_short();
+	test_mixture();
 	test_changes();
 }

@@ -263,6 +263,7 @@ test_calls(void)
 	call_is(LLMB_CALL_LIST, &ref, "GET", "/v1beta/batches?pageSize=100", NULL);
 	ref.cursor = "Cg1h+/=&x";
 	call_is(LLMB_CALL_LIST, &ref, "GET", "/v1beta/batches?pageSize=100&pageToken=Cg1h%2B%2F%3D%26x", NULL);
+	call_is(LLMB_CALL_FIND_FILE, &ref, "GET", "/v1beta/files?pageSize=100&pageToken=Cg1h%2B%2F%3D%26x", NULL);
 
 	(void) P->make_call(LLMB_CALL_FETCH, &ref, "key-1", &call);
 	ok(call.reply_is_lines, "gemini fetch: a file is lines");
@@ -600,6 +601,32 @@ test_listing(void)
 	is_text(reply.file_id, "files/abc", "gemini upload: the file's name");
 	reply = reply_to(LLMB_CALL_CHECK, 200, "{\"models\":[{},{}]}");
 	is_int(reply.models, 2, "gemini check: models");
+}
+
+static void
+test_files(void)
+{
+	/* discovery document, File and ListFilesResponse: 64-bit integers are strings */
+	LlmbReply	reply = reply_to(LLMB_CALL_FIND_FILE, 200, "{\"files\":["
+								 "{\"name\":\"files/9ipl31k7go00\",\"displayName\":\"t0k_1\",\"mimeType\":\"application/jsonl\","
+								 "\"sizeBytes\":\"1234\",\"createTime\":\"2026-08-02T17:47:08.039741Z\",\"state\":\"ACTIVE\"},"
+								 "{\"name\":\"files/abc\",\"displayName\":\"my file.pdf\",\"sizeBytes\":\"1\",\"state\":\"PROCESSING\"},"
+								 "{\"name\":\"files/def\",\"displayName\":\"t0k_1\",\"state\":\"FAILED\"},"
+								 "{\"name\":\"batches/abc\"},7],\"nextPageToken\":\"Cg1h+/=\"}");
+
+	ok(reply.fault == LLMB_FAULT_NONE && reply.file_count == 3, "gemini files: what is not understood is passed over");
+	is_text(reply.files[0].id, "files/9ipl31k7go00", "gemini files: name");
+	is_text(reply.files[0].token, "t0k_1", "gemini files: token");
+	ok(reply.files[0].bytes == 1234 && reply.files[0].created_s == 0 && reply.files[0].state == LLMB_FILE_READY,
+	   "gemini files: length and state; in no order, so no times");
+	ok(reply.files[1].token == NULL && reply.files[1].state == LLMB_FILE_PENDING, "gemini files: somebody else's, not ready");
+	ok(reply.files[2].bytes == -1 && reply.files[2].state == LLMB_FILE_BROKEN, "gemini files: broken");
+	is_text(reply.next_cursor, "Cg1h+/=", "gemini files: the next page");
+	reply = reply_to(LLMB_CALL_FIND_FILE, 200, "{}");
+	ok(reply.fault == LLMB_FAULT_NONE && reply.file_count == 0 && reply.next_cursor == NULL, "gemini files: none");
+	fault_is(LLMB_CALL_FIND_FILE, 200, "{\"files\":{}}", LLMB_FAULT_RETRY, NULL);
+	fault_is(LLMB_CALL_FIND_FILE, 404, "", LLMB_FAULT_REQUEST, "NOT_FOUND");
+	fault_is(LLMB_CALL_FIND_FILE, 503, "", LLMB_FAULT_RETRY, "UNAVAILABLE");
 }
 
 static void
@@ -1035,7 +1062,7 @@ static void
 test_gemini_mutations(void)
 {
 	static const LlmbVerb verbs[] = {
-		LLMB_CALL_POLL, LLMB_CALL_LIST, LLMB_CALL_CREATE, LLMB_CALL_UPLOAD_DATA, LLMB_CALL_CHECK, LLMB_CALL_FETCH
+		LLMB_CALL_POLL, LLMB_CALL_LIST, LLMB_CALL_FIND_FILE, LLMB_CALL_CREATE, LLMB_CALL_UPLOAD_DATA, LLMB_CALL_CHECK, LLMB_CALL_FETCH
 	};
 	static const int statuses[] = {200, 200, 200, 400, 404, 429, 500};
 	uint64		state = 20261121;
@@ -1087,6 +1114,7 @@ test_gemini(void)
 	test_batches();
 	test_failed();
 	test_listing();
+	test_files();
 	test_upload_url();
 	test_line_errors();
 	test_finishes();

@@ -323,6 +323,8 @@ test_schemas(void)
 		good &= (score >= -2 && score <= 2);
 	}
 	ok(good, "mock schema: integers stay within their bounds");
+	is_text(ask(NULL, "Say it.", "{\"type\":\"object\",\"properties\":[\"v\",{\"type\":\"string\"}]}", NULL).answer, "{}",
+			"mock schema: members without names are none");
 
 	root = object("section (one of world, sport)", "The team won the cup.",
 				  "{\"properties\":{\"summary\":{\"type\":\"string\"},\"section\":{\"type\":\"string\"}}}");

@@ -201,7 +201,7 @@ answer_keeps_promises(char *text, size_t len, int status)
 
 	http.headers = headers;
 	P->read_limits(&http, INT64CONST(1790000000000), &limits);
-	good = limits.tokens_reset_ms >= -1 && limits.tokens_reset_ms <= INT64CONST(604800000);
+	good = limits.tokens_reset_ms >= -1 && limits.tokens_reset_ms <= INT64CONST(86400000);
 	P->read_answer(&http, &outcome, &reply);
 	good &= is_utf8(outcome.answer) && is_utf8(outcome.error) &&
 		(outcome.code != LLMB_OK || (outcome.answer != NULL && reply.fault == LLMB_FAULT_NONE)) &&
@@ -218,7 +218,7 @@ void
 test_mutations(int rounds)
 {
 	static const LlmbVerb verbs[] = {
-		LLMB_CALL_POLL, LLMB_CALL_LIST, LLMB_CALL_CREATE, LLMB_CALL_UPLOAD, LLMB_CALL_CHECK
+		LLMB_CALL_POLL, LLMB_CALL_LIST, LLMB_CALL_FIND_FILE, LLMB_CALL_CREATE, LLMB_CALL_UPLOAD, LLMB_CALL_CHECK
 	};
 	static const int statuses[] = {200, 200, 400, 404, 429, 500};
 	uint64		state = 20261121;

@@ -176,7 +176,7 @@ test_calls(void)
 {
 	static const LlmbVerb by_id[] = {
 		LLMB_CALL_CREATE, LLMB_CALL_POLL, LLMB_CALL_LIST, LLMB_CALL_CANCEL,
-		LLMB_CALL_FETCH, LLMB_CALL_DELETE_FILE, LLMB_CALL_UPLOAD
+		LLMB_CALL_FETCH, LLMB_CALL_DELETE_FILE, LLMB_CALL_UPLOAD, LLMB_CALL_FIND_FILE
 	};
 	static const char *const evil[] = {
 		"", "..", "a/b", "a?b", "a b", "a\r\nX: y", "a\"b", "%2e",
@@ -197,6 +197,9 @@ test_calls(void)
 	call_is(LLMB_CALL_DELETE_FILE, &ref, "DELETE", "/files/file-in");
 	call_is(LLMB_CALL_CHECK, &ref, "GET", "/models");
 	call_is(LLMB_CALL_LIST, &ref, "GET", "/batches?limit=100");
+	call_is(LLMB_CALL_FIND_FILE, &ref, "GET", "/files?purpose=batch&order=desc&limit=1000");
+	ref.cursor = "file-0";
+	call_is(LLMB_CALL_FIND_FILE, &ref, "GET", "/files?purpose=batch&order=desc&limit=1000&after=file-0");
 	ref.cursor = "batch_0";
 	call_is(LLMB_CALL_LIST, &ref, "GET", "/batches?limit=100&after=batch_0");
 
@@ -305,6 +308,10 @@ test_faults(void)
 	fault_is(LLMB_CALL_LIST, 200, "{\"data\":[{\"id\":\"b\",\"status\":\"completed\"},{}]}", LLMB_FAULT_RETRY, "list: one that cannot be read");
 	fault_is(LLMB_CALL_LIST, 200, "{\"data\":[],\"has_more\":true}", LLMB_FAULT_RETRY, "list: more, and no cursor");
 	fault_is(LLMB_CALL_CHECK, 200, "{}", LLMB_FAULT_RETRY, "check: no models");
+	fault_is(LLMB_CALL_FIND_FILE, 200, "{\"object\":\"list\"}", LLMB_FAULT_RETRY, "files: no data");
+	fault_is(LLMB_CALL_FIND_FILE, 404, "{\"detail\":\"Not Found\"}", LLMB_FAULT_REQUEST, "files: no such list");
+	fault_is(LLMB_CALL_FIND_FILE, 405, "", LLMB_FAULT_REQUEST, "files: no such list");
+	fault_is(LLMB_CALL_FIND_FILE, 503, "", LLMB_FAULT_RETRY, "files: a passing fault");
 	reply = reply_to(LLMB_CALL_CREATE, 200, "{\"object\":\"batch\"}");
 	ok(reply.fault == LLMB_FAULT_NONE && reply.batch.id == NULL && reply.batch.total == -1,
 	   "create: a reply that tells nothing is no fault, and no batch");
@@ -336,6 +343,50 @@ state_is(const char *body, LlmbRemoteState state, const char *what)
 
 	ok(reply.fault == LLMB_FAULT_NONE && reply.batch.id != NULL && reply.batch.state == state,
 	   "state: %s", what);
+}
+
+/* As the OpenAPI document has them (OpenAIFile, ListFilesResponse), and shorter, as others answer. */
+#define FILE_OF(id, name, bytes, status) \
+	"{\"object\":\"file\",\"id\":\"" id "\",\"purpose\":\"batch\",\"filename\":\"" name "\",\"bytes\":" bytes "," \
+	"\"created_at\":1741967567,\"expires_at\":null,\"status\":\"" status "\",\"status_details\":null}"
+
+static void
+test_files(void)
+{
+	static const char *const names[] = {
+		"llm_batch-.jsonl", "llm_batch-t0k_1", "xllm_batch-t0k_1.jsonl", "llm_batch-t0k_1.jsonl.jsonl",
+		"llm_batch-t0k/1.jsonl", "LLM_BATCH-t0k_1.jsonl", "t0k_1.jsonl", "", "llm_batch-", ".jsonl"
+	};
+	LlmbReply	reply = reply_to(LLMB_CALL_FIND_FILE, 200, "{\"object\":\"list\",\"data\":["
+								 FILE_OF("file-1", "llm_batch-t0k_1.jsonl", "468", "processed") ","
+								 FILE_OF("file-2", "other.jsonl", "3", "uploaded") ","
+								 FILE_OF("file-3", "llm_batch-t0k_1.jsonl", "12", "error")
+								 "],\"first_id\":\"file-1\",\"last_id\":\"file-3\",\"has_more\":true}");
+	bool		none = true;
+
+	ok(reply.fault == LLMB_FAULT_NONE && reply.file_count == 3, "files: three on a page");
+	is_text(reply.files[0].id, "file-1", "files: id");
+	is_text(reply.files[0].token, "t0k_1", "files: the token in the name");
+	ok(reply.files[0].bytes == 468 && reply.files[0].created_s == 1741967567 &&
+	   reply.files[0].state == LLMB_FILE_READY, "files: length, time, state");
+	ok(reply.files[1].token == NULL && reply.files[1].state == LLMB_FILE_PENDING, "files: somebody else's, not looked at yet");
+	ok(reply.files[2].state == LLMB_FILE_BROKEN, "files: broken");
+	is_text(reply.next_cursor, "file-3", "files: where the next page starts");
+
+	reply = reply_to(LLMB_CALL_FIND_FILE, 200, "{\"data\":[{\"id\":\"file-1\",\"filename\":\"llm_batch-t0k_1.jsonl\"},{\"id\":\"../x\"},7]}");
+	ok(reply.fault == LLMB_FAULT_NONE && reply.file_count == 1 && reply.files[0].bytes == -1 &&
+	   reply.files[0].state == LLMB_FILE_READY && reply.next_cursor == NULL, "files: what is not understood is passed over");
+	reply = reply_to(LLMB_CALL_FIND_FILE, 200, "{\"data\":[],\"has_more\":true}");
+	ok(reply.fault == LLMB_FAULT_NONE && reply.file_count == 0 && reply.next_cursor == NULL, "files: more, and no cursor: the last page");
+
+	for (int i = 0; i < (int) lengthof(names); i++)
+	{
+		char	   *body = psprintf("{\"data\":[{\"id\":\"file-1\",\"filename\":\"%s\"}]}", names[i]);
+		char	   *token = reply_to(LLMB_CALL_FIND_FILE, 200, body).files[0].token;
+
+		none &= token == NULL || strcmp(token, "t0k_1.jsonl") == 0;
+	}
+	ok(none, "files: names that are none of ours");
 }
 
 static void
@@ -394,6 +445,7 @@ test_batches(void)
 	reply = reply_to(LLMB_CALL_LIST, 200, "{\"data\":[" BATCH("completed", "") "]}");
 	ok(reply.fault == LLMB_FAULT_NONE && reply.next_cursor == NULL, "list: a short page is the last");
 
+	test_files();
 	reply = reply_to(LLMB_CALL_UPLOAD, 200, "{\"object\":\"file\",\"id\":\"file-SQ38\"}");
 	is_text(reply.file_id, "file-SQ38", "upload: the file's id");
 	reply = reply_to(LLMB_CALL_CHECK, 200, "{\"object\":\"list\",\"data\":[{\"id\":\"a\"},{\"id\":\"b\"}]}");

@@ -600,7 +600,7 @@ test_limits(void)
 	reset_is("1790000060", 60000);
 	reset_is("1790000060000", 60000);
 	reset_is("1789999999", 0);
-	reset_is("999h", 604800000);
+	reset_is("999h", 86400000);
 	reset_is("", -1);
 	reset_is("soon", -1);
 	reset_is("-5s", -1);
