@@ -51,8 +51,8 @@ as($old, 'alice', "SELECT llm_batch.pause($job{paused})");
 wait_until($old, "SELECT count(*) = 2 FROM llm_batch.batches WHERE job_id IN ($job{running}, $job{orphan}) AND state = 'in_progress'", 'batches fly');
 wait_until($old, 'SELECT count(*) = 0 FROM llm_batch.command', 'and nothing is left to do');
 
-# the tables of the extension, each as one number
-my @tables = split /\n/, sql($old, q{SELECT relname FROM pg_class WHERE relnamespace = 'llm_batch'::regnamespace AND relkind = 'r' AND relname <> 'probe' ORDER BY 1});
+# the tables of the extension that are dumped, each as one number
+my @tables = split /\n/, sql($old, q{SELECT relname FROM pg_class WHERE relnamespace = 'llm_batch'::regnamespace AND relkind = 'r' AND relname NOT IN ('probe', 'home', 'compared') ORDER BY 1});
 
 sub contents
 {
