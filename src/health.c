@@ -37,6 +37,13 @@ PG_FUNCTION_INFO_V1(llmb_server_health);
 /* Rates are those of the last minute, kept as slices of five seconds. */
 #define SLICES			12
 #define SLICE_MS		5000
+/*
+ * When somebody goes to see: first so soon, at last so often.  The options
+ * retry_base and retry_max are what a call waits by itself; of a server that
+ * does not answer one wants to know sooner, not later.
+ */
+#define FIRST_TRIAL_MS	1000
+#define LAST_TRIAL_MS	60000
 /* After so long the others do not wait any more for the one that is out to see. */
 #define TRIAL_LONG_MS	60000
 
@@ -280,7 +287,8 @@ llmb_health_ended(LlmbHealth *health, int64 sent_ms, const char *error)
 		current_slice(record, now)->errors++;
 		strlcpy(record->last_error, error, sizeof(record->last_error));
 	}
-	backoff = llmb_backoff_ms(record->breaker.opens + 1, health->retry_base_ms, health->retry_max_ms,
+	backoff = llmb_backoff_ms(record->breaker.opens + 1, Min(health->retry_base_ms, FIRST_TRIAL_MS),
+							  Min(health->retry_max_ms, LAST_TRIAL_MS),
 							  pg_prng_double(&pg_global_prng_state));
 	changed = llmb_breaker_ended(&record->breaker, error == NULL, sent_ms, now, backoff);
 	if (changed && record->breaker.opens == 1)

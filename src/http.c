@@ -772,6 +772,17 @@ keep_header(LlmbTransfer *t, const char *data, size_t n)
 	t->kept[t->kept_len] = '\0';
 }
 
+/* Only "identity" and "chunked" leave a body what it is. */
+static bool
+is_plain_encoding(const char *value)
+{
+	size_t		len = strcspn(value, " \t\r\n");
+
+	return value[len + strspn(value + len, " \t\r\n")] == '\0' &&
+		((len == 8 && pg_strncasecmp(value, "identity", 8) == 0) ||
+		 (len == 7 && pg_strncasecmp(value, "chunked", 7) == 0));
+}
+
 /* Header callback, called with one whole line that has no NUL at its end. */
 static size_t
 take_header(char *data, size_t size, size_t nitems, void *arg)
@@ -800,10 +811,11 @@ take_header(char *data, size_t size, size_t nitems, void *arg)
 		note_status(t, line);
 	else if (line[0] == '\r' || line[0] == '\n')
 		t->headers_ended = true;
-	else if ((value = header_value(line, "content-encoding")) != NULL)
+	else if ((value = header_value(line, "content-encoding")) != NULL ||
+			 (value = header_value(line, "transfer-encoding")) != NULL)
 	{
-		/* we ask for none, and we do not unpack what may have no end */
-		if (pg_strncasecmp(value, "identity", 8) != 0)
+		/* we ask for none, and what may have no end is not unpacked, which libcurl would do */
+		if (!is_plain_encoding(value))
 		{
 			strlcpy(t->reason, "the reply is compressed, although that was not asked for",
 					sizeof(t->reason));

@@ -198,7 +198,13 @@ end_slot(Slot *slot, const LlmbEnding *ending)
 				slot->state = SLOT_READY;
 			else
 				keep_outcome(slot, &ending->outcome);
-			note_trouble(realtime, psprintf(ending->status >= 500 ? "the provider fails (%s)" : "the provider asks to slow down (%s)", words));
+			/* who fails everybody is waited for by the breaker, not by the pace */
+			if (ending->reply.fault != LLMB_FAULT_BUSY)
+			{
+				note_trouble(realtime, psprintf("the provider fails (%s)", words));
+				return LLMB_PACE_ANSWERED;
+			}
+			note_trouble(realtime, psprintf("the provider asks to slow down (%s)", words));
 			return LLMB_PACE_BUSY;
 		case LLMB_FAULT_KEY:
 		case LLMB_FAULT_QUOTA:

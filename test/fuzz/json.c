@@ -23,7 +23,11 @@ depth_of(const LlmbJson *node)
 	int			deepest = 0;
 
 	for (const LlmbJson *child = node->first; child; child = child->next)
-		deepest = Max(deepest, depth_of(child));
+	{
+		int			depth = depth_of(child);
+
+		deepest = Max(deepest, depth);
+	}
 	return deepest + 1;
 }
 

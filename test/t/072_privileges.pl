@@ -490,6 +490,11 @@ foreach my $relation (@readable)
 	next if sql($node, "SELECT relkind = 'v' OR NOT relrowsecurity FROM pg_class WHERE oid = '$relation'::regclass") eq 't';
 	like(refused('mallory', "SET row_security = off; SELECT count(*) FROM $relation"), qr/^42501: query would be affected by row-level security/, "$relation cannot be read without its policies");
 }
+# sums, too, are of what one may see
+is(as('mallory', q{SELECT sum(value) FROM llm_batch.metrics WHERE name = 'llm_batch_items_total' AND labels->>'server' = 'shared'}), '1', 'metrics count the items of who asks');
+isnt(as('monitor', q{SELECT sum(value) FROM llm_batch.metrics WHERE name = 'llm_batch_items_total' AND labels->>'server' = 'shared'}), '1', 'but for pg_monitor');
+is(as('mallory', q{SELECT sum(attempts) FROM llm_batch.costs WHERE server = 'shared'}), '1', 'so do costs');
+is(as('reader', q{SELECT count(*) FROM llm_batch.health WHERE server IN ('shared', 'slow', 'm')}), '0', 'a server that one may not use is not shown');
 # a function that tells what it is given, cheaper than anything, and an operator of it, on each column of each view and table
 my $columns = sql($node, q{
 	SELECT a.attrelid::regclass || ' ' || quote_ident(a.attname) FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid

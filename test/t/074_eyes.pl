@@ -194,9 +194,9 @@ like(sql($node, q{SET ROLE eyes; SELECT doing FROM llm_batch.workers}), qr/./, '
 
 wait_until($node, q{SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'llm_batch worker' AND application_name = 'llm_batch worker'
 	AND state = 'idle' AND query ~ '^(\S.*; )?waiting for batches: 3; next look in \d+ s$' AND datname = 'postgres'}, 'the worker says what it waits for');
-is(sql($node, q{SELECT application_name, state, query ~ '^workers: 1; next look in \d+ s$' FROM pg_stat_activity WHERE backend_type = 'llm_batch launcher'}),
-	'llm_batch launcher|idle|t', 'so does the launcher');
-is(sql($node, q{SELECT started_at > now() - interval '5 min' AND doing ~ 'waiting for batches: 3' FROM llm_batch.workers}), 't', 'workers says it as well');
+wait_until($node, q{SELECT application_name = 'llm_batch launcher' AND state = 'idle' AND query ~ '^workers: 1; next look in \d+ s$'
+	FROM pg_stat_activity WHERE backend_type = 'llm_batch launcher'}, 'so does the launcher');
+wait_until($node, q{SELECT started_at > now() - interval '5 min' AND doing ~ 'waiting for batches: 3' FROM llm_batch.workers}, 'workers says it as well');
 my $events = join ' ', split /\n/, sql($node, q{SELECT DISTINCT wait_event FROM pg_stat_activity WHERE backend_type ~ '^llm_batch' ORDER BY 1});
 my $has_names = sql($node, 'SHOW server_version_num') >= 170000;
 ok($has_names ? $events =~ /^LlmBatchLauncher (LlmBatchMain|LlmBatchNetwork)$/ : $events eq 'Extension', "wait events: $events");
@@ -236,7 +236,10 @@ $sim->clear_rules;
 wait_until($node, q{SELECT breaker = 'closed' AND failures = 0 FROM llm_batch.health WHERE server = 'sim'}, 'it answers again');
 is(job_row($node, $slow)->{reason}, undef, 'no reason is left');
 @lines = grep { $_->{what} eq 'breaker' } told();
-like(states('breaker', 'server', 'sim', @lines), qr/^closed>open( open>half_open half_open>open)* open>half_open half_open>closed$/, 'log: the states of the breaker');
+# it may have been closed for a moment when we changed the fault
+my $states = states('breaker', 'server', 'sim', @lines);
+like($states, qr/^closed>open (.* )?open>half_open (.* )?(half_open|open)>closed$/, 'log: the states of the breaker');
+unlike($states, qr/>(\w+) (?!\1>)/, 'log: each follows from the one before');
 is(join(' ', sort grep { !/^(at|pid)$/ } keys %{ $lines[0] }), 'database error failures retry_at server state was what', 'log: what stands in such a line');
 is("$lines[0]{error} $lines[0]{failures}", 'HTTP 503 5', 'log: why it was opened');
 
@@ -311,7 +314,7 @@ is(sql($node, q{SELECT enabled, breaker, since, retry_at, failures, in_flight, c
 %now = metrics();
 is(join(' ', grep { /breaker|calls/ } keys %now), '', 'without preload: nor are there such metrics');
 is(total(\%now, 'llm_batch_items_total', 'state=succeeded'), 5, 'without preload: the others are there');
-is(sql($node, q{SELECT pid > 0, started_at IS NOT NULL, doing ~ '^waiting for work; leaves in \d+ s$' FROM llm_batch.workers}), 't|t|t', 'without preload: workers says the same');
+wait_until($node, q{SELECT pid > 0 AND started_at IS NOT NULL AND doing ~ '^waiting for work; leaves in \d+ s$' FROM llm_batch.workers}, 'without preload: workers says the same');
 check_sim($sim);
 
 done_testing();

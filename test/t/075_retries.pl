@@ -242,5 +242,20 @@ $node->stop('immediate');
 $node->start;
 end_mend($job, 'after a crash', sub { $sim->options(keys => '') });
 
+# A request file cannot be written, as when the disk is full.
+begin('no room for request files');
+create_articles($node, 300, name => 'many', bytes => 1000);
+my $folder = $node->data_dir . '/base/pgsql_tmp';
+rename $folder, "$folder.away" or -e $folder and die "$folder: $!";
+PostgreSQL::Test::Utils::append_to_file($folder, 'not a folder');
+$job = begin_job(source => 'many');
+wait_until($node, "SELECT state = 'paused' FROM llm_batch.progress WHERE job_id = $job", 'no room: the job pauses');
+is(job_row($node, $job)->{reason}, "planning failed; the server's log tells why", 'no room: and says where to look');
+is($sim->summary->{distinct_prompts_run}, 0, 'no room: nothing is sent');
+unlink $folder or die "$folder: $!";
+sql($node, "SELECT llm_batch.resume($job)");
+is(wait_job($node, $job), 'succeeded', 'with room again, it succeeds');
+check_paid_once(300, 'no room: each prompt ran once');
+
 check_sim($sim);
 done_testing();

@@ -28,7 +28,7 @@ my @loud = (
 	'log_min_error_statement = debug5', 'log_executor_stats = off', 'log_temp_files = 0', 'log_replication_commands = on',
 	'auto_explain.log_min_duration = 0', 'auto_explain.log_analyze = on', 'auto_explain.log_verbose = on',
 	'auto_explain.log_nested_statements = on', 'auto_explain.log_triggers = on', 'auto_explain.log_settings = on',
-	"pg_stat_statements.track = 'all'", 'pg_stat_statements.track_utility = on', 'track_activity_query_size = 1MB');
+	'llm_batch.log_events = all', "pg_stat_statements.track = 'all'", 'pg_stat_statements.track_utility = on', 'track_activity_query_size = 1MB');
 my %quiet = (
 	log_min_messages => 'panic', log_statement => 'none', log_min_duration_statement => '-1', debug_print_parse => 'off',
 	debug_print_rewritten => 'off', debug_print_plan => 'off', log_duration => 'off', log_min_error_statement => 'panic',
@@ -266,6 +266,7 @@ sub lines_with
 my $log = slurp_file($node->logfile);
 like($log, qr/DEBUG:  00000: /, 'the log is talkative');
 like($log, qr/LOG:  00000: plan:/, 'it has plans');
+like($log, qr/llm_batch event: \{/, 'and events');
 like($log, qr/LOG:  00000: duration: [^\n]*plan:\n\s*Query Text: UPDATE loud\.notes/, 'also of the statements that write answers');
 like($log, qr/statement: SELECT llm_batch\.submit\('loud\.notes'/, 'and what users type');
 is(lines_with($log, $KEY), '', 'no key in the log');
