@@ -108,7 +108,7 @@ COMMENT ON COLUMN llm_batch.job.planned_to IS 'highest ordinal that was ever giv
 COMMENT ON COLUMN llm_batch.job.awaits_mend IS
 'paused for what is mended elsewhere (key, quota, server, privilege): looked at again by itself';
 COMMENT ON COLUMN llm_batch.job.writing_barred IS
-'code on its source table could not be cancelled, and held up the jobs of others: answers are stored, and written by apply() alone';
+'code on its source table could not be cancelled, or what was written could not be committed: answers are stored, and written by apply() alone';
 COMMENT ON COLUMN llm_batch.job.rest_code IS 'what became of items that were never sent, once the job gave them up';
 
 CREATE TABLE llm_batch.job_def (
@@ -741,6 +741,7 @@ CREATE TABLE llm_batch.spending (
 	model text NOT NULL,
 	labels jsonb NOT NULL,
 	attempts bigint NOT NULL,
+	succeeded bigint NOT NULL,
 	input_tokens bigint NOT NULL,
 	cached_tokens bigint NOT NULL,
 	cache_write_tokens bigint NOT NULL,
@@ -755,6 +756,7 @@ CREATE TABLE llm_batch.spending (
 ) WITH (fillfactor = 70);
 COMMENT ON TABLE llm_batch.spending IS
 'what attempts have cost, by day (UTC), job and mode; kept when the job is forgotten';
+COMMENT ON COLUMN llm_batch.spending.succeeded IS 'of the attempts: items that ended well at once, not after their answers had waited for a locked row';
 COMMENT ON COLUMN llm_batch.spending.real_time_cost IS
 'what the same requests would have cost in real time, one by one, with nothing cached';
 COMMENT ON COLUMN llm_batch.spending.cost_unknown IS
@@ -766,18 +768,19 @@ CREATE POLICY owner ON llm_batch.spending FOR SELECT
 GRANT SELECT ON llm_batch.spending TO PUBLIC;
 SELECT pg_catalog.pg_extension_config_dump('llm_batch.spending', '');
 
--- What only grows, also when jobs are forgotten.
+-- What only grows, also when jobs are forgotten.  What happens for each slice
+-- of answers is in spending; here is what happens less often.
 CREATE TABLE llm_batch.tally (
 	owner name NOT NULL,
 	server name NOT NULL,
 	model text NOT NULL,
-	what text NOT NULL CHECK (what IN ('items', 'jobs', 'errors', 'uncertain')),
+	what text NOT NULL CHECK (what IN ('items', 'jobs', 'errors')),
 	label text NOT NULL,
 	value bigint NOT NULL,
 	PRIMARY KEY (owner, server, model, what, label)
 ) WITH (fillfactor = 50);
 COMMENT ON TABLE llm_batch.tally IS
-'counters that never fall: ends of items and jobs by state, failed attempts by code; under the view metrics';
+'counters that never fall: ends of items (but for spending.succeeded) and jobs by state, failed attempts by code; under the view metrics';
 
 ALTER TABLE llm_batch.tally ENABLE ROW LEVEL SECURITY;
 CREATE POLICY owner ON llm_batch.tally FOR SELECT
@@ -1267,8 +1270,8 @@ tally AS MATERIALIZED (
 	GROUP BY t.server, t.model, t.what, t.label
 ),
 spent AS MATERIALIZED (
-	SELECT pg_catalog.jsonb_build_object('server', s.server, 'model', s.model) AS who, s.mode,
-		pg_catalog.sum(s.attempts) AS attempts, pg_catalog.sum(s.input_tokens) AS input, pg_catalog.sum(s.cached_tokens) AS cached,
+	SELECT s.server, s.model, pg_catalog.jsonb_build_object('server', s.server, 'model', s.model) AS who, s.mode,
+		pg_catalog.sum(s.attempts) AS attempts, pg_catalog.sum(s.succeeded) AS succeeded, pg_catalog.sum(s.input_tokens) AS input, pg_catalog.sum(s.cached_tokens) AS cached,
 		pg_catalog.sum(s.cache_write_tokens) AS written, pg_catalog.sum(s.output_tokens) AS output,
 		pg_catalog.sum(s.reasoning_tokens) AS reasoning, pg_catalog.sum(s.cost) AS cost,
 		pg_catalog.sum(s.real_time_cost) AS real_time, pg_catalog.sum(s.real_time_cost - s.cost) AS saved,
@@ -1330,12 +1333,21 @@ FROM (
 	WHERE t.what = 'jobs'
 	GROUP BY t.server, t.label
 	UNION ALL
-	SELECT CASE t.what WHEN 'items' THEN 'llm_batch_items_total' WHEN 'errors' THEN 'llm_batch_errors_total' ELSE 'llm_batch_uncertain_total' END,
-		pg_catalog.jsonb_strip_nulls(pg_catalog.jsonb_build_object('server', t.server, 'model', t.model,
-			'state', CASE t.what WHEN 'items' THEN t.label END, 'code', CASE t.what WHEN 'errors' THEN t.label END)),
-		t.value
+	SELECT 'llm_batch_items_total', pg_catalog.jsonb_build_object('server', i.server, 'model', i.model, 'state', i.state), pg_catalog.sum(i.value)
+	FROM (
+		SELECT t.server, t.model, t.label AS state, t.value FROM tally t WHERE t.what = 'items'
+		UNION ALL
+		SELECT s.server, s.model, 'succeeded', s.succeeded FROM spent s
+	) i
+	GROUP BY i.server, i.model, i.state
+	UNION ALL
+	SELECT 'llm_batch_errors_total', pg_catalog.jsonb_build_object('server', t.server, 'model', t.model, 'code', t.label), t.value
 	FROM tally t
-	WHERE t.what <> 'jobs'
+	WHERE t.what = 'errors'
+	UNION ALL
+	SELECT 'llm_batch_uncertain_total', pg_catalog.jsonb_build_object('server', t.server, 'model', t.model), t.value
+	FROM tally t
+	WHERE t.what = 'errors' AND t.label = 'unanswered'
 	UNION ALL
 	SELECT v.name, s.who || pg_catalog.jsonb_build_object('mode', s.mode), v.value
 	FROM spent s

@@ -156,7 +156,10 @@ resume_job(LlmbJob *job)
 		LlmbFlight *flight = lfirst(lc);
 
 		if (flight->row->job == job->id)
+		{
 			flight->next_at = flight->mend_at = 0;
+			flight->awaiting = false;
+		}
 	}
 }
 
@@ -188,7 +191,7 @@ run_command(const LlmbCommand *command, LlmbJob *job)
 	{
 		int			count;
 
-		llmb_store_bar_writing(job->id, false);
+		llmb_store_bar_writing(job->id, NULL);
 		llmb_renew_stale(job);
 		count = llmb_store_do_retry(job->id, command->codes);
 
@@ -198,7 +201,7 @@ run_command(const LlmbCommand *command, LlmbJob *job)
 	{
 		int			count = llmb_store_do_apply(job->id);
 
-		llmb_store_bar_writing(job->id, false);
+		llmb_store_bar_writing(job->id, NULL);
 		llmb_store_event(job->id, 0, "apply", "stored answers to be written again: %d", count);
 		answers_pending = true;
 	}

@@ -63,6 +63,13 @@ database_needed(Node *statement)
 	return NULL;
 }
 
+static bool
+creates_extension(Node *statement)
+{
+	return IsA(statement, CreateExtensionStmt) &&
+		strcmp(((CreateExtensionStmt *) statement)->extname, LLMB_EXTENSION) == 0;
+}
+
 /* have_createdb_privilege() is extern in some minor versions of 15 only. */
 static bool
 may_create_databases(void)
@@ -108,6 +115,8 @@ utility_hook(PlannedStmt *pstmt, const char *query, bool read_only_tree,
 	if (!OidIsValid(database) || !may_need(pstmt->utilityStmt, database))
 	{
 		next(pstmt, query, read_only_tree, context, params, environment, dest, completion);
+		if (creates_extension(pstmt->utilityStmt))
+			llmb_extension_at_commit();
 		return;
 	}
 	/* also when the session is terminated: nobody else would release it */

@@ -283,6 +283,7 @@ collect(Planning *planning, TimestampTz now)
 	LlmbBatchRow *row = planning->row;
 	bool		fresh = takes_fresh(job, now);
 	int			limit;
+	int			most;
 
 	if (!fresh && (job->retry_attempt == 0 || job->retry_at > now))
 		return;
@@ -291,6 +292,9 @@ collect(Planning *planning, TimestampTz now)
 	limit = (int) planning->server->max_batch_requests;
 	if (row->realtime)
 		limit = Max(REALTIME_ITEMS, 4 * (int) planning->server->realtime_concurrency);
+	/* what was refused together goes in halves */
+	if (!fresh && !row->realtime && llmb_store_refused_items(job->id, &most) > 0)
+		limit = Min(limit, (llmb_store_refused_items(job->id, &most) + 1) / 2);
 	set_limits(planning);
 	row->token = MemoryContextStrdup(planning->context, new_token(job->id, fresh ? job->planned_to + 1 : 0));
 	if (fresh)

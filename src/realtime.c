@@ -619,12 +619,19 @@ uncertain_items(const LlmbFlight *flight, int *positions)
 	return count;
 }
 
-/* Lines that were marked are not sent again from here. */
+/*
+ * Lines that were marked are not sent again from here.  While some are not,
+ * no item of the set is planned anew, so the file has all lines; later some
+ * may have been sent again and answered, and their prompts be gone.
+ */
 static void
 skip_marked(LlmbRealtime *realtime)
 {
+	const LlmbBatchRow *row = realtime->flight->row;
 	size_t		len;
 
+	if (row->marked >= row->item_count)
+		realtime->next = row->item_count;
 	while (realtime->next < realtime->flight->row->marked)
 	{
 		if (llmb_spool_line(realtime->flight->spool, realtime->next == 0, &len) == NULL)

@@ -23,6 +23,8 @@
 #include "turn.h"
 #include "verify.h"
 
+/* A batch that is refused as a whole is cut in halves so often. */
+#define MAX_HALVINGS	5
 /* A request file that is gone is uploaded again so often. */
 #define MAX_UPLOADS		3
 /* A queue that is said to be full without a number may be a rate limit: so many tries first. */
@@ -131,6 +133,26 @@ split(LlmbFlight *flight, const LlmbGround *ground, const char *code)
 	llmb_flight_say(flight, "split", "the provider does not take so much at a time (%s): its items go in batches of half the size", code);
 }
 
+/*
+ * In a turn: refused as a whole, and the provider does not say for which of
+ * its requests.  One by one would show it, at the price of real time; halves
+ * show it at the price of batches, down to where singly is cheap.  But five
+ * times at most, lest all of them are at fault.
+ */
+static bool
+halve(LlmbFlight *flight, const LlmbGround *ground, const char *code)
+{
+	int			items = flight->row->item_count;
+	int			most;
+
+	(void) llmb_store_refused_items(flight->row->job, &most);
+	if (flight->cancel || items <= LLMB_HALVE_ABOVE || items < most >> MAX_HALVINGS)
+		return false;
+	requeue(flight, LLMB_INVALID_REQUEST, code, ground->server->retry_base_ms);
+	llmb_flight_say(flight, "split", "the provider refused the batch and does not say for which request (%s): its items go in batches of half the size", code);
+	return true;
+}
+
 /* In a turn: it waited longer than the provider keeps request files. */
 static void
 file_is_gone(LlmbFlight *flight, const LlmbEnding *ending, const LlmbGround *ground)
@@ -189,7 +211,8 @@ refused(LlmbFlight *flight, const LlmbEnding *ending, const LlmbGround *ground, 
 		case LLMB_FAULT_REQUEST:
 			if (ending->reply.fault == LLMB_FAULT_GONE && flight->row->remote_input && flight->gone++ < MAX_UPLOADS)
 				file_is_gone(flight, ending, ground);
-			else
+			/* where the create carries the requests it may be for one of them */
+			else if (!(ground->server->provider->inline_requests && halve(flight, ground, in_words(ending))))
 				llmb_flight_refused(flight, LLMB_INVALID_REQUEST, in_words(ending));
 			break;
 		default:
@@ -678,7 +701,7 @@ has_failed(LlmbFlight *flight, const LlmbEnding *ending, const LlmbGround *groun
 		dissolve(flight, ending, ground, code);
 	else if (remote->fault == LLMB_FAULT_TOO_LARGE && !flight->cancel && flight->row->item_count > 1)
 		split(flight, ground, code);
-	else
+	else if (remote->fault != LLMB_FAULT_REQUEST || remote->bad_line_count > 0 || !halve(flight, ground, code))
 		llmb_flight_refused(flight, flight->cancel ? flight->cancel_code :
 				   remote->fault == LLMB_FAULT_TOO_LARGE ? LLMB_TOO_LARGE : LLMB_INVALID_REQUEST, code);
 }

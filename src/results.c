@@ -11,6 +11,7 @@
  */
 #include "llm_batch.h"
 
+#include "access/xact.h"
 #include "miscadmin.h"
 #include "storage/ipc.h"
 #include "utils/acl.h"
@@ -193,9 +194,15 @@ refuse_changed(LlmbResult *result)
 	result->error = psprintf("the target has been changed since the submit: %s", result->error);
 }
 
-/* ---- code of a user's that cannot be cancelled ---- */
+/* ---- code of a user's that holds up the others ---- */
+
+/* Jobs that are remembered for it at once, until their next slice. */
+#define MAX_FAILING		16
 
 static int64 job_at_work = 0;	/* whose code may be running */
+static int64 job_written = 0;	/* in this turn */
+static int64 failing[MAX_FAILING];
+static int	failing_count = 0;
 
 /*
  * This process ends, because code that catches its cancels held it up.  What
@@ -214,9 +221,37 @@ bar_job_at_work(int code, Datum arg)
 	job_at_work = 0;
 	llmb_turn_abort();
 	llmb_turn_begin("giving up on a table's triggers");
-	llmb_store_bar_writing(job, true);
+	llmb_store_bar_writing(job, "code on the source table could not be cancelled");
 	llmb_turn_commit();
 	llmb_turn_hand_over();
+}
+
+/*
+ * What a foreign table's server defers to the end, and a full queue of
+ * notifications, make the commit fail, and would each time.
+ */
+static void
+at_end_of_turn(XactEvent event, void *arg)
+{
+	(void) arg;
+	if (event == XACT_EVENT_ABORT && job_written != 0 && llmb_turn_is_committing())
+		failing[failing_count++ % MAX_FAILING] = job_written;
+	if (event == XACT_EVENT_ABORT || event == XACT_EVENT_COMMIT)
+		job_written = 0;
+}
+
+static bool
+made_a_commit_fail(int64 job)
+{
+	for (int i = 0; i < Min(failing_count, MAX_FAILING); i++)
+	{
+		if (failing[i] == job)
+		{
+			failing[i] = 0;
+			return true;
+		}
+	}
+	return false;
 }
 
 static void
@@ -225,9 +260,12 @@ code_of_job_begins(int64 job)
 	static bool registered = false;
 
 	if (!registered)
+	{
 		before_shmem_exit(bar_job_at_work, (Datum) 0);
+		RegisterXactCallback(at_end_of_turn, NULL);
+	}
 	registered = true;
-	job_at_work = job;
+	job_at_work = job_written = job;
 }
 
 /* What a job is told whose code held up the others. */
@@ -237,7 +275,7 @@ refuse_all(LlmbWrite *writes, int count)
 	for (int i = 0; i < count; i++)
 	{
 		writes[i].written = LLMB_ROW_REFUSED;
-		writes[i].reason = "a trigger or other code on the table could not be cancelled, and held up other jobs; "
+		writes[i].reason = "code on the table could not be cancelled, or made the transaction fail at its end: "
 			"mend it, then apply() writes the answer";
 	}
 }
@@ -245,6 +283,8 @@ refuse_all(LlmbWrite *writes, int count)
 static void
 write_or_refuse(int64 job, const LlmbJobDef *def, Oid owner, LlmbWrite *writes, int count)
 {
+	if (made_a_commit_fail(job))
+		llmb_store_bar_writing(job, "what was written to the source table could not be committed");
 	if (llmb_store_writing_is_barred(job))
 	{
 		refuse_all(writes, count);
@@ -443,6 +483,7 @@ bill_slice(Slice *slice, LlmbDelta *delta)
 		add_usage(intake, result);
 	}
 	llmb_bill_end(&bill, &spending);
+	spending.succeeded = delta->succeeded;
 	llmb_store_spend(intake->batch->job, intake->realtime, now, &spending);
 	delta->cost = spending.cost;
 	delta->saved = spending.saved;
@@ -693,6 +734,7 @@ decide_due(int64 job, LlmbResult *results, int count)
 		delta.succeeded += result->code == LLMB_OK;
 		delta.failed += result->code != LLMB_OK;
 	}
+	llmb_store_tally(job, "items", "succeeded", delta.succeeded);
 	llmb_store_count(job, &delta);
 }
 

@@ -206,7 +206,22 @@ llmb_wake(void)
 }
 
 static bool wake_pending = false;
+static bool extension_pending = false;
 static bool callback_registered = false;
+
+static void
+note_extension(void)
+{
+	LlmbSlot   *slot;
+
+	if (shared == NULL)
+		return;
+	SpinLockAcquire(&shared->mutex);
+	slot = find_slot(MyDatabaseId, true);
+	if (slot)
+		slot->has_extension = true;
+	SpinLockRelease(&shared->mutex);
+}
 
 static void
 at_end_of_transaction(XactEvent event, void *arg)
@@ -214,17 +229,32 @@ at_end_of_transaction(XactEvent event, void *arg)
 	(void) arg;
 	if (event == XACT_EVENT_COMMIT && wake_pending)
 		llmb_wake();
+	if (event == XACT_EVENT_COMMIT && extension_pending)
+		note_extension();
 	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT || event == XACT_EVENT_PREPARE)
-		wake_pending = false;
+		wake_pending = extension_pending = false;
+}
+
+static void
+register_callback(void)
+{
+	if (!callback_registered)
+		RegisterXactCallback(at_end_of_transaction, NULL);
+	callback_registered = true;
 }
 
 void
 llmb_wake_at_commit(void)
 {
-	if (!callback_registered)
-		RegisterXactCallback(at_end_of_transaction, NULL);
-	callback_registered = true;
+	register_callback();
 	wake_pending = true;
+}
+
+void
+llmb_extension_at_commit(void)
+{
+	register_callback();
+	extension_pending = true;
 }
 
 int

@@ -39,6 +39,11 @@ extern bool llmb_preloaded(void);
 
 /* Once per transaction: when it commits, its database's worker is woken. */
 extern void llmb_wake_at_commit(void);
+/*
+ * The extension was created: when that commits, sweeps begin to look into its
+ * database, for a dump that is being restored has no submit to wake a worker.
+ */
+extern void llmb_extension_at_commit(void);
 /* Now, for what was committed already.  Safe to call anywhere. */
 extern void llmb_wake(void);
 /* The worker of this database: its pid, 0 when none runs. */

@@ -482,16 +482,15 @@ llmb_steps_failed(LlmbParty *party)
 	if (++flight->throws == MAX_THROWS)
 		(void) llmb_guarded(pause_throwing, flight, "llm_batch: pausing a job");
 	/* what is out there in real time stays out, and is taken in later */
-	if (flight->realtime)
+	if (flight->realtime && flight->row->state != LLMB_ENDED)
 	{
 		llmb_realtime_failed(flight);
-		/* its end was not committed */
-		if (flight->row->state == LLMB_ENDED)
-			flight->row->state = LLMB_IN_PROGRESS;
 		flight->tries++;
 		llmb_flight_wait(flight, llmb_backoff_ms(flight->tries, 1000, 60000, 0.5));
 		return;
 	}
+	/* nothing is out when it ends; whether that was committed, the table tells */
+	llmb_realtime_free(flight);
 	llmb_call_drop(party);
 	/* it may be half written */
 	llmb_flight_drop_spool(flight);

@@ -153,10 +153,11 @@ extern int	llmb_store_do_retry(int64 job, ArrayType *codes);
 extern int	llmb_store_do_apply(int64 job);
 
 /*
- * A job whose triggers could not be cancelled is written no more until a
- * person asks for it: barred, and what was asked of it is forgotten; or not.
+ * A job whose triggers hold up others is written no more until a person asks
+ * for it: barred, and what was asked of it is forgotten, with an event that
+ * says why; or (why is NULL) not.
  */
-extern void llmb_store_bar_writing(int64 job, bool barred);
+extern void llmb_store_bar_writing(int64 job, const char *why);
 extern bool llmb_store_writing_is_barred(int64 job);
 
 typedef struct LlmbProbe
@@ -331,6 +332,14 @@ extern void llmb_store_put_results(int64 job, LlmbResult *results, int count);
 /* All items of a batch that was never run go back to the queue as they were. */
 extern void llmb_store_requeue(const LlmbBatchRow *batch, int64 delay_ms);
 
+/* A batch of more items that is refused as a whole, unnamed, is cut in halves. */
+#define LLMB_HALVE_ABOVE	100
+/*
+ * Items of the job's smallest batch that was so refused, 0 without one, and of
+ * its largest.
+ */
+extern int	llmb_store_refused_items(int64 job, int *most);
+
 /* How many attempts of an item have failed with that code. */
 extern int	llmb_store_times(int64 job, int ordinal, LlmbCode code);
 
@@ -344,7 +353,7 @@ extern void llmb_store_answer_wait(int64 job, const LlmbResult *results, int cou
 
 /* ---- counters that never fall, for llm_batch.metrics ---- */
 
-/* So many more of what (items, jobs, errors, uncertain) with that label. */
+/* So many more of what (items, jobs, errors) with that label. */
 extern void llmb_store_tally(int64 job, const char *what, const char *label, int64 more);
 
 /* ---- events ---- */

@@ -438,3 +438,16 @@ llmb_store_seen(const LlmbBatchRow *batch, bool *seen)
 	llmb_cursor_done(rows);
 	return known;
 }
+
+int
+llmb_store_refused_items(int64 job, int *most)
+{
+	LlmbRows   *rows = llmb_sql("SELECT COALESCE(min(item_count), 0), COALESCE(max(item_count), 0) FROM llm_batch.batch "
+								"WHERE job_id = $1 AND state = 'failed' AND error_code = 'invalid_request' AND item_count > $2",
+								"li", job, LLMB_HALVE_ABOVE);
+	int			least = llmb_row_int(rows, 0, 1);
+
+	*most = llmb_row_int(rows, 0, 2);
+	llmb_sql_done(rows);
+	return least;
+}

@@ -304,15 +304,9 @@ llmb_store_count(int64 job, const LlmbDelta *delta)
 				 "liiiiiiiitt", job, delta->queued, delta->in_flight, delta->succeeded,
 				 delta->failed, delta->cancelled, delta->unapplied, delta->uncertain,
 				 delta->cost_unknown, delta->cost, delta->saved);
-	/* what falls is a retry's doing: the end before it has happened all the same */
-	if (delta->succeeded > 0 || delta->failed > 0 || delta->cancelled > 0 || delta->uncertain > 0)
-		llmb_sql_run("INSERT INTO llm_batch.tally AS t (owner, server, model, what, label, value) "
-					 "SELECT j.owner, j.server, j.model, v.what, v.label, v.more "
-					 "FROM llm_batch.job j CROSS JOIN (VALUES ('items', 'succeeded', $2), ('items', 'failed', $3), "
-					 " ('items', 'cancelled', $4), ('uncertain', '', $5)) v(what, label, more) "
-					 "WHERE j.id = $1 AND v.more > 0 "
-					 "ON CONFLICT (owner, server, model, what, label) DO UPDATE SET value = t.value + excluded.value",
-					 "liiii", job, delta->succeeded, delta->failed, delta->cancelled, delta->uncertain);
+	/* the usual end is counted in llm_batch.spending: one statement less for each slice */
+	llmb_store_tally(job, "items", "failed", delta->failed);
+	llmb_store_tally(job, "items", "cancelled", delta->cancelled);
 }
 
 void
@@ -565,13 +559,13 @@ llmb_store_do_apply(int64 job)
 }
 
 void
-llmb_store_bar_writing(int64 job, bool barred)
+llmb_store_bar_writing(int64 job, const char *why)
 {
-	llmb_sql_run("UPDATE llm_batch.job SET writing_barred = $2 WHERE id = $1 AND writing_barred <> $2", "lb", job, (int) barred);
-	if (!barred)
+	llmb_sql_run("UPDATE llm_batch.job SET writing_barred = $2 WHERE id = $1 AND writing_barred <> $2", "lb", job, (int) (why != NULL));
+	if (why == NULL)
 		return;
 	llmb_sql_run("DELETE FROM llm_batch.command WHERE job_id = $1 AND verb = 'retry'", "l", job);
-	llmb_store_event(job, 0, "barred", "code on the source table could not be cancelled: answers are stored, and not written");
+	llmb_store_event(job, 0, "barred", "%s: answers are stored, and not written", why);
 }
 
 bool

@@ -243,19 +243,19 @@ void
 llmb_store_spend(int64 job, bool realtime, TimestampTz when, const LlmbSpending *spending)
 {
 	llmb_sql_run("INSERT INTO llm_batch.spending AS s (day, job_id, mode, owner, server, model, labels, "
-				 " attempts, input_tokens, cached_tokens, cache_write_tokens, output_tokens, reasoning_tokens, "
+				 " succeeded, attempts, input_tokens, cached_tokens, cache_write_tokens, output_tokens, reasoning_tokens, "
 				 " cost_unknown, cost, real_time_cost, saved_batch, saved_prefix) "
 				 "SELECT ($3 AT TIME ZONE 'UTC')::date, j.id, CASE WHEN $2 THEN 'realtime' ELSE 'batch' END, "
-				 " j.owner, j.server, j.model, j.labels, $4, $5, $6, $7, $8, $9, $10, "
+				 " j.owner, j.server, j.model, j.labels, $15, $4, $5, $6, $7, $8, $9, $10, "
 				 " $11::numeric, $12::numeric, $13::numeric, $14::numeric "
 				 "FROM llm_batch.job j WHERE j.id = $1 "
 				 "ON CONFLICT (day, job_id, mode) DO UPDATE SET "
-				 COUNTED("attempts") ", " COUNTED("input_tokens") ", " COUNTED("cached_tokens") ", "
+				 COUNTED("attempts") ", " COUNTED("succeeded") ", " COUNTED("input_tokens") ", " COUNTED("cached_tokens") ", "
 				 COUNTED("cache_write_tokens") ", " COUNTED("output_tokens") ", "
 				 COUNTED("reasoning_tokens") ", " COUNTED("cost_unknown") ", "
 				 ADDED("cost") ", " ADDED("real_time_cost") ", " ADDED("saved_batch") ", " ADDED("saved_prefix"),
-				 "lbzllllllltttt", job, realtime, when, spending->attempts, spending->input_tokens,
+				 "lbzlllllllttttl", job, realtime, when, spending->attempts, spending->input_tokens,
 				 spending->cached_tokens, spending->cache_write_tokens, spending->output_tokens,
 				 spending->reasoning_tokens, spending->cost_unknown, spending->cost,
-				 spending->real_time_cost, spending->saved_batch, spending->saved_prefix);
+				 spending->real_time_cost, spending->saved_batch, spending->saved_prefix, spending->succeeded);
 }

@@ -70,6 +70,7 @@ extern void llmb_store_learn_bytes(const char *server, const char *model, int64 
 typedef struct LlmbSpending
 {
 	int64		attempts;
+	int64		succeeded;		/* of these; not what waits for its row */
 	int64		input_tokens;
 	int64		cached_tokens;
 	int64		cache_write_tokens;

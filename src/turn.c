@@ -36,6 +36,7 @@
 #define LOCK_FIELD	0x6C62	/* "lb" */
 
 static MemoryContext before;	/* the caller's, while a turn runs */
+static bool committing = false;
 
 /*
  * The extension that this worker serves.  One that was dropped and created
@@ -141,17 +142,26 @@ llmb_turn_commit(void)
 	llmb_crash_turn_commits();
 	drop_locks_of_users();
 	PopActiveSnapshot();
+	committing = true;
 	CommitTransactionCommand();
+	committing = false;
 	MemoryContextSwitchTo(before);
 	pgstat_report_stat(true);
 	pgstat_report_activity(STATE_IDLE, NULL);
 	llmb_crash_turn_committed();
 }
 
+bool
+llmb_turn_is_committing(void)
+{
+	return committing;
+}
+
 void
 llmb_turn_abort(void)
 {
 	AbortOutOfAnyTransaction();
+	committing = false;
 	drop_locks_of_users();
 	pgstat_report_stat(true);
 	pgstat_report_activity(STATE_IDLE, NULL);

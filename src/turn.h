@@ -27,6 +27,8 @@ extern bool llmb_turn_only_worker(void);
 extern bool llmb_extension_is_served(void);
 /* After an error: gets rid of what is open, if anything. */
 extern void llmb_turn_abort(void);
+/* In callbacks at the end of a transaction: was the turn about to commit? */
+extern bool llmb_turn_is_committing(void);
 /* Before this process ends, between turns: another takes over at once. */
 extern void llmb_turn_hand_over(void);
 

@@ -225,6 +225,16 @@ foreach my $api (sort keys %provider)
 	sql($node, 'UPDATE llm_batch.calibration SET max_batch_bytes = NULL');
 	wait_until($node, 'SELECT count(*) = 0 FROM llm_batch.leftover', 'nothing else is being deleted');
 
+	# the provider's queue is full: cut anew
+	$sim->rule({ times => 1 }, fail => 'token_limit_exceeded') if $api eq 'openai';
+	$sim->fault($p->{create}, { status => 429 }) if $api eq 'gemini';
+	$job = start_job($api);
+	wait_until($node, "SELECT count(*) = 1 FROM llm_batch.events WHERE job_id = $job AND kind = 'queue_full'", "$api: the queue is full: the events say so");
+	$sim->clear_rules;
+	is(wait_job($node, $job), 'succeeded', "$api: the queue is full") or explain_job($node, $job);
+	sql($node, 'UPDATE llm_batch.calibration SET max_enqueued_tokens = NULL');
+	wait_until($node, 'SELECT count(*) = 0 FROM llm_batch.leftover', 'nothing else is being deleted');
+
 	# its DELETE fails, the server is restarted meanwhile
 	$sim->fault({ %{ $p->{delete} }, times => 2 }, { status => 500 });
 	$job = start_job($api);
@@ -268,25 +278,37 @@ check_sim($sim);
 
 # ---- a key that does not see the batch ----
 
-my $p = $provider{openai};
+$provider{anthropic} = {
+	create => { method => 'POST', path => '^/v1/messages/batches$' },
+	batches => { method => 'GET', path => '^/v1/messages/batches$' } };
+create_server($node, $sim, name => 'anthropic', api => 'anthropic', request_timeout => '1s', settle_time => '1s');
 my $job;
 
 sub verify_with_other_key
 {
+	my ($api) = @_;
+	my $p = $provider{$api};
+
 	$sim->fault({ %{ $p->{create} }, times => 1 }, { cut_after_commit => $true });
 	$sim->fault({ %{ $p->{batches} }, key => $sim_key{'sk-test'} }, { merge => { data => 'none' } });
 	$sim->fault({ %{ $p->{batches} }, key => $sim_key{'sk-new'} }, { merge => { data => [] } });
-	$job = start_job('openai');
+	$job = start_job($api);
 	wait_until($node, "SELECT count(*) = 1 FROM llm_batch.batches WHERE job_id = $job AND state = 'verifying'", 'verifying');
 	like(sql($node, "SELECT reason FROM llm_batch.progress WHERE job_id = $job"), qr/^verifying: .*looked for/, 'progress says what is the matter');
-	sql($node, q{ALTER USER MAPPING FOR CURRENT_USER SERVER openai OPTIONS (SET api_key 'sk-new')});
+	sql($node, qq{ALTER USER MAPPING FOR CURRENT_USER SERVER $api OPTIONS (SET api_key 'sk-new')});
 	wait_until($node, "SELECT count(*) = 1 FROM llm_batch.events WHERE job_id = $job AND kind = 'other_key'", 'the key is another');
-	sleep 3;
+	sleep 2.5;
 	is(sql($node, "SELECT state FROM llm_batch.batches WHERE job_id = $job"), 'verifying', 'by the listings of another key nothing is proved');
 	like(sql($node, "SELECT reason FROM llm_batch.progress WHERE job_id = $job"), qr/^verifying: .*another key/, 'progress says why');
 }
 
-verify_with_other_key();
+verify_with_other_key('anthropic');
+sql($node, q{ALTER USER MAPPING FOR CURRENT_USER SERVER anthropic OPTIONS (SET api_key 'sk-test')});
+$sim->clear_rules;
+is(wait_job($node, $job), 'succeeded', 'anthropic: found with the key of before') or explain_job($node, $job);
+is(event($job, 'absent'), 0, 'anthropic: it was never absent');
+
+verify_with_other_key('openai');
 
 # one create at a time: the next waits, and says for what
 my $second = start_job('openai');
@@ -301,7 +323,7 @@ is(event($job, 'absent'), 0, 'it was never absent');
 is($sim->summary->{max_times_one_prompt_ran}, 1, 'and not paid twice');
 
 # A person may decide otherwise.
-verify_with_other_key();
+verify_with_other_key('openai');
 sql($node, "SELECT llm_batch.resume($job, resend => true)");
 is(wait_job($node, $job), 'succeeded', 'sent anew because somebody says so') or explain_job($node, $job);
 is(event($job, 'resend'), 1, 'the events say who said so');

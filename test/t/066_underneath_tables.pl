@@ -94,13 +94,24 @@ sql($node, q{
 	CREATE FUNCTION body_of(text, int) RETURNS text IMMUTABLE LANGUAGE sql RETURN format('In %s article %s speaks. At length.', $1, $2);
 	CREATE FUNCTION right_answer(text, int) RETURNS text IMMUTABLE LANGUAGE sql RETURN format('Summarise: In %s article %s speaks.', $1, $2)});
 
+# In a session that stays: there are many questions.
+my $session = LlmBatch::Session->new($node);
+$session->query('SET client_min_messages = warning');
+
+sub ask
+{
+	my ($query) = @_;
+	chomp(my $answer = $session->query($query));
+	return $answer;
+}
+
 # Runs statements of a case, in its schema; by a superuser.
 sub run_in
 {
 	my ($case, $statements) = @_;
 
 	$statements =~ s/%s/$case->{schema}/g;
-	return sql($node, "SET search_path = $case->{schema}, public; BEGIN; $statements; COMMIT");
+	return is(ask("SET search_path = $case->{schema}, public; BEGIN; $statements; COMMIT; RESET search_path"), '', "$case->{schema}: $case->{name}");
 }
 
 sub jobs
@@ -149,9 +160,9 @@ sub change_all
 			$holder->query("SET search_path = $case->{schema}; BEGIN; $case->{hold}");
 			push @holders, $holder;
 		}
-		sql($node, "VACUUM FULL $case->{schema}.t") if $case->{vacuum};
+		ask("VACUUM FULL $case->{schema}.t") if $case->{vacuum};
 		run_in($case, $case->{change}) if $case->{change};
-		$case->{landed} = sql($node, "SELECT succeeded FROM llm_batch.progress WHERE job_id = $case->{job}");
+		$case->{landed} = ask("SELECT succeeded FROM llm_batch.progress WHERE job_id = $case->{job}");
 	}
 	return @holders;
 }
@@ -161,8 +172,8 @@ sub right_rows
 	my ($case) = @_;
 	my $schema = $case->{schema};
 
-	return sql($node, "SELECT count(*) FROM $schema.t WHERE mood IS NOT NULL") if $case->{target};
-	return sql($node, "SELECT count(*) FROM $schema.t WHERE summary = right_answer('$schema', id::text::int)");
+	return ask("SELECT count(*) FROM $schema.t WHERE mood IS NOT NULL") if $case->{target};
+	return ask("SELECT count(*) FROM $schema.t WHERE summary = right_answer('$schema', id::text::int)");
 }
 
 # What became of it: refused items have their answers and the reason.
@@ -174,12 +185,11 @@ sub check_ended
 	my @refused = grep { $_ > $case->{landed} } split / /, $case->{rows} // '';
 	my $code = $case->{code} // 'write_back';
 
-	is(sql($node, "SELECT string_agg(key, ' ' ORDER BY ordinal) FROM llm_batch.results WHERE job_id = $job AND error_code = '$code'"),
+	is(ask("SELECT string_agg(key, ' ' ORDER BY ordinal) FROM llm_batch.results WHERE job_id = $job AND error_code = '$code'"),
 		"@refused", "$name: the rows that it concerns, and no others") or explain_job($node, $job);
-	check_job($node, $job, $name);
-	is(sql($node, "SELECT count(*) FILTER (WHERE answer <> ''), count(*) FILTER (WHERE state = 'succeeded') FROM llm_batch.results WHERE job_id = $job"),
+	is(ask("SELECT count(*) FILTER (WHERE answer <> ''), count(*) FILTER (WHERE state = 'succeeded') FROM llm_batch.results WHERE job_id = $job"),
 		"$count|" . ($count - @refused), "$name: every answer is kept, all others succeeded");
-	like(sql($node, "SELECT string_agg(DISTINCT error, E'\\n') FROM llm_batch.results WHERE job_id = $job"), $case->{why}, "$name: the reason is kept") if $case->{why};
+	like(ask("SELECT string_agg(DISTINCT error, E'\\n') FROM llm_batch.results WHERE job_id = $job"), $case->{why}, "$name: the reason is kept") if $case->{why};
 	return scalar @refused;
 }
 
@@ -191,13 +201,11 @@ sub check_mended
 
 	if (($case->{code} // '') eq 'stale')
 	{
-		is(sql($node, "SELECT count(*) FROM $schema.t WHERE body ~ '^Now' AND summary IS NULL"), '2', "$name: the newer rows are untouched");
-		is(sql($node, "SELECT llm_batch.retry($job, '{stale}')"), $refused, "$name: asked again");
-		is(wait_job($node, $job), 'succeeded', "$name: the job succeeds");
-		is(sql($node, "SELECT count(*) FROM $schema.t WHERE body ~ '^Now' AND summary LIKE 'Summarise: Now In $schema article % speaks.'"), '2', "$name: with the answers to the new text");
+		is(ask("SELECT state FROM llm_batch.progress WHERE job_id = $job"), 'succeeded', "$name: asked again, the job succeeds") or explain_job($node, $job);
+		is(ask("SELECT count(*) FROM $schema.t WHERE body ~ '^Now' AND summary LIKE 'Summarise: Now In $schema article % speaks.'"), '2', "$name: with the answers to the new text");
 		return;
 	}
-	is(wait_job($node, $job), 'succeeded', "$name: the job succeeds") or explain_job($node, $job);
+	is(ask("SELECT state FROM llm_batch.progress WHERE job_id = $job"), 'succeeded', "$name: the job succeeds") or explain_job($node, $job);
 	check_job($node, $job, "$name, mended");
 	is(right_rows($case), $case->{lost} ? $refused : $count, "$name: the rows have their answers");
 }
@@ -216,7 +224,10 @@ sub play
 	foreach my $case (@cases)
 	{
 		my $want = $case->{hold} ? 'unapplied = 2 AND in_flight = 2' : 'finished_at IS NOT NULL';
-		wait_until($node, "SELECT $want FROM llm_batch.progress WHERE job_id = $case->{job}", "$round: $case->{name} gets there") or explain_job($node, $case->{job});
+		my $until = time + $LlmBatch::PATIENCE;
+
+		sleep 0.05 while ask("SELECT $want FROM llm_batch.progress WHERE job_id = $case->{job}") ne 't' && time < $until;
+		is(ask("SELECT $want FROM llm_batch.progress WHERE job_id = $case->{job}"), 't', "$round: $case->{name}: $want") or explain_job($node, $case->{job});
 	}
 	foreach my $holder (@holders)
 	{
@@ -225,13 +236,19 @@ sub play
 	}
 	wait_until($node, 'SELECT bool_and(finished_at IS NOT NULL) FROM llm_batch.progress WHERE job_id IN (' . jobs() . ')', "$round: all jobs end");
 	$refused{ $_->{name} } = check_ended($round, $_) foreach @cases;
+	foreach my $case (grep { ($_->{code} // '') eq 'stale' } @cases)
+	{
+		is(ask("SELECT count(*) FROM $case->{schema}.t WHERE body ~ '^Now' AND summary IS NULL"), '2', "$round: $case->{name}: the newer rows are untouched");
+		is(ask("SELECT llm_batch.retry($case->{job}, '{stale}')"), $refused{ $case->{name} }, "$round: $case->{name}: retry() takes them when it is told");
+	}
 	foreach my $case (grep { $_->{mend} } @cases)
 	{
 		run_in($case, $case->{mend});
-		is(sql($node, "SELECT llm_batch.apply($case->{job})"), $refused{ $case->{name} }, "$round: $case->{name}: apply() takes what was refused");
+		is(ask("SELECT llm_batch.apply($case->{job})"), $refused{ $case->{name} }, "$round: $case->{name}: apply() takes what was refused");
 	}
+	wait_until($node, 'SELECT bool_and(finished_at IS NOT NULL) AND NOT EXISTS (SELECT FROM llm_batch.command) FROM llm_batch.progress WHERE job_id IN (' . jobs() . ')', "$round: all jobs end again");
 	check_mended($round, $_, $refused{ $_->{name} }) foreach @cases;
-	my $changed = sql($node, 'SELECT sum((error_code = \'stale\')::int) FROM llm_batch.attempts WHERE job_id IN (' . jobs() . ')');
+	my $changed = ask('SELECT sum((error_code = \'stale\')::int) FROM llm_batch.attempts WHERE job_id IN (' . jobs() . ')');
 	check_prompts_ran_once($sim, @cases * $count + $changed, "$round: nothing was paid twice");
 	is(worker_pid($node), $pid, "$round: the worker lived through all of it");
 	check_sim($sim, "$round: the simulator is content");
@@ -253,6 +270,53 @@ $sim->fault({ method => 'GET', path => '^/v1/files/[^/]+/content$' }, { cut_body
 submit_all('landing');
 wait_until($node, 'SELECT bool_and(succeeded > 0) FROM llm_batch.progress WHERE job_id IN (' . jobs() . ')', 'of all files, some answers have landed');
 play('landing');
-cmp_ok(sql($node, 'SELECT max(succeeded) FROM llm_batch.progress WHERE job_id IN (' . jobs() . ')'), '>', 0, 'jobs have ended');
+cmp_ok(ask('SELECT max(succeeded) FROM llm_batch.progress WHERE job_id IN (' . jobs() . ')'), '>', 0, 'jobs have ended');
 
+# ---- while rows are changed, one after the other, as fast as can be ----
+
+# Text and answer meet in the middle of the table; who writes an answer to a
+# text that has changed by then is found out.
+my $many = 300;
+
+$sim->reset;
+$sim->options(run_seconds => 3600);
+sql($node, qq{
+	CREATE TABLE race (id int PRIMARY KEY, body text, summary text);
+	INSERT INTO race SELECT n, body_of('race', n) FROM generate_series(1, $many) n;
+	CREATE TABLE written (id int, body text);
+	CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS
+		\$\$ BEGIN INSERT INTO public.written VALUES (NEW.id, NEW.body); RETURN NEW; END \$\$;
+	CREATE TRIGGER note BEFORE UPDATE OF summary ON race FOR EACH ROW EXECUTE FUNCTION note();
+	CREATE PROCEDURE change_all(last int) LANGUAGE plpgsql AS \$\$
+	BEGIN
+		FOR n IN REVERSE last..1 LOOP
+			UPDATE public.race SET body = 'Now ' || body WHERE id = n;
+			-- a lock that lasts for a moment, for the other side to run into
+			PERFORM pg_sleep(0.004);
+			COMMIT;
+		END LOOP;
+	END \$\$;
+	GRANT SELECT, UPDATE ON race TO alice;
+	GRANT INSERT ON written TO alice});
+my $job = as_alice(q{SELECT llm_batch.submit('race', 'Summarise: {{body}}', 'gpt-6-luna', target => 'summary', server => 'sim', mode => 'batch')});
+wait_until($node, "SELECT count(*) = 1 FROM llm_batch.batches WHERE job_id = $job AND state = 'in_progress'", 'the batch flies');
+my $changer = LlmBatch::Session->new($node);
+$changer->query('SELECT 1');
+# starts, and is not waited for
+$changer->{in} .= "CALL change_all($many);\n";
+$changer->{psql}->pump_nb;
+wait_until($node, q{SELECT count(*) > 50 FROM race WHERE body ~ '^Now'}, 'rows are being changed');
+$sim->options(run_seconds => 0.1);
+$sim->advance(4000);
+is(wait_job($node, $job), 'partial', 'race: the job ends') or explain_job($node, $job);
+check_job($node, $job, 'race');
+$changer->end;
+is(sql($node, q{SELECT count(*) FROM race WHERE body ~ '^Now'}), $many, 'race: all rows were changed in the end');
+is(sql($node, q{SELECT count(*) FROM written WHERE body ~ '^Now'}), '0', 'race: no answer was written to a text that had changed');
+is(sql($node, 'SELECT count(*) FROM written'), sql($node, "SELECT succeeded FROM llm_batch.progress WHERE job_id = $job"), 'race: what is counted was written');
+is(sql($node, "SELECT DISTINCT error_code FROM llm_batch.results WHERE job_id = $job AND state = 'failed' AND answer <> ''"), 'stale', 'race: the others are stale, their answers kept');
+is($sim->summary->{max_times_one_prompt_ran}, 1, 'race: nothing was sent again');
+
+$session->end;
+check_sim($sim);
 done_testing();

@@ -208,6 +208,16 @@ is($sim->summary->{max_times_one_custom_id_ran}, 1, 'no batch was run twice');
 sql($standby, "SELECT llm_batch.cancel($job{again})");
 wait_until($standby, "SELECT finished_at IS NOT NULL FROM llm_batch.progress WHERE job_id = $job{again}", 'again: its owner may cancel');
 is(scalar(grep { $_->{metadata} && ($_->{metadata}{whose} // '') eq 'other' && $_->{status} =~ /cancel/ } $sim->batches), 0, 'nobody else\'s batch was touched');
+
+# ---- the old primary comes back, switched off as it has to be ----
+
+$primary->append_conf('postgresql.conf', 'llm_batch.enabled = off');
+my $heard = scalar(my @requests = $sim->requests);
+$primary->start;
+sleep 1.5;
+is(sql($primary, q{SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'llm_batch worker'}), '0', 'a clone that is switched off has no worker');
+sql($primary, 'DROP EXTENSION llm_batch CASCADE');
+is(scalar(@requests = $sim->requests), $heard, 'and makes no call, nor does it when the extension is dropped');
 check_sim($sim);
 
 done_testing();

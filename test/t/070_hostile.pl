@@ -43,6 +43,8 @@ my %id_member = (openai => 'custom_id', anthropic => 'custom_id', gemini => 'key
 # Each: provider, call, how, arg, and perhaps
 #	times	how often (2); "all": until the rest has ended
 #	says	what an operator reads in events
+#	never	what stands there in no case
+#	altered	the answers are not what the row would have them be
 my @cases;
 
 sub add
@@ -120,7 +122,7 @@ while (my ($api, $merges) = splice @polls, 0, 2)
 {
 	add($api, 'poll', 'merge', $_) foreach @$merges;
 }
-add('openai', 'poll', 'reply', { status => '503 x', headers => ["Retry-After: $_"] })
+add('openai', 'poll', 'reply', { status => '503 x', headers => ["Retry-After: $_"] }, says => qr/the poll did not succeed/, never => qr/next in [1-9]/)
   foreach '31557600000000', '-5', 'tomorrow', '1e300', 'Fri, 31 Dec 9999 23:59:59 GMT', 'nan', '0x10';
 
 # result files
@@ -198,7 +200,11 @@ note("the slowest: $_") foreach split /\n/, sql($node, q{
 note(sprintf '%.1f s, memory from %d to %d kB', time - $begin, $before, $most);
 
 is(worker_pid($node), $pid, 'the worker lives');
-cmp_ok($most - $before, '<', 128 * 1024, 'its memory is bounded');
+SKIP:
+{
+	skip 'a sanitizer keeps what was freed', 1 if $ENV{LLM_BATCH_SANITIZED};
+	cmp_ok($most - $before, '<', 128 * 1024, 'its memory is bounded');
+}
 my %told = map { split /\|/, $_, 2 } split /\n/,
   sql($node, q{SELECT job_id, replace(string_agg(message, ' / '), E'\n', '\n') FROM llm_batch.events GROUP BY 1});
 my @ends = split /\n/, sql($node, qq{
@@ -215,6 +221,7 @@ foreach my $n (0 .. $#cases)
 	is($ends[$n], "succeeded|$rows|$right", "$case->{name}: it ends well") or explain_job($node, $job);
 	is(sql($node, "SELECT count(*) FROM llm_batch.result WHERE job_id = $job AND altered"), $rows, "$case->{name}: altered answers say so") if $case->{altered};
 	like($told{$job}, $case->{says}, "$case->{name}: an operator reads why") if $case->{says};
+	unlike($told{$job}, $case->{never}, "$case->{name}: and it is not obeyed") if $case->{never};
 }
 my @idle = grep { !$_->{fired} } @{ $hostile->call('GET')->{rules} };
 is(join(', ', map { "$_->{case} $_->{how}" } @idle), '', 'all of it happened');

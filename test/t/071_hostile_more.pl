@@ -145,7 +145,11 @@ foreach my $fault (
 	is(sql($node, "SELECT state, succeeded FROM llm_batch.progress WHERE job_id = $job"), "succeeded|3", "$name: it ends well")
 	  or explain_job($node, $job);
 	like(sql($node, "SELECT string_agg(message, ' / ') FROM llm_batch.events WHERE job_id = $job"), $says, "$name: an operator reads why");
-	cmp_ok($most - $before, '<', 64 * 1024, "$name: memory is bounded");
+  SKIP:
+	{
+		skip 'a sanitizer keeps what was freed', 1 if $ENV{LLM_BATCH_SANITIZED};
+		cmp_ok($most - $before, '<', 64 * 1024, "$name: memory is bounded");
+	}
 	note("memory from $before to $most kB");
 }
 is(worker_pid($node), $pid, 'the worker lives');

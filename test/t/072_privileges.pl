@@ -335,6 +335,41 @@ as('alice', 'DROP TRIGGER stubborn ON alice.targets');
 as('alice', "SELECT llm_batch.apply($job)");
 is(wait_job($node, $job), 'succeeded', 'and written when the trigger is gone and somebody says so');
 
+# ---- a commit that fails ----
+
+# What another server defers to the end cannot be set immediate from here.
+SKIP:
+{
+	skip 'no postgres_fdw here', 7 if sql($node, q{SELECT count(*) FROM pg_available_extensions WHERE name = 'postgres_fdw'}) eq '0';
+	my ($host, $port) = ($node->host, $node->port);
+
+	sql($node, 'CREATE DATABASE remote');
+	$node->safe_psql('remote', q{
+		CREATE TABLE t (id int PRIMARY KEY, body text, summary text);
+		INSERT INTO t VALUES (1, 'One.', NULL), (2, 'Two.', NULL);
+		CREATE FUNCTION no() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'not at the end'; END $$;
+		CREATE CONSTRAINT TRIGGER no AFTER UPDATE ON t DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION no()});
+	sql($node, qq{
+		CREATE EXTENSION postgres_fdw;
+		CREATE SERVER away FOREIGN DATA WRAPPER postgres_fdw OPTIONS (host '$host', port '$port', dbname 'remote');
+		CREATE USER MAPPING FOR postgres SERVER away OPTIONS (user 'postgres');
+		CREATE FOREIGN TABLE far (id int NOT NULL, body text, summary text) SERVER away OPTIONS (table_name 't')});
+	foreach my $mode (qw(batch realtime))
+	{
+		my $far = sql($node, qq{SELECT llm_batch.submit('far', '{{body}}', 'x', 'summary', key => 'id', server => 'm', mode => '$mode')});
+
+		is(wait_job($node, $far), 'failed', "$mode: a job whose answers cannot be committed ends");
+		is(sql($node, "SELECT count(answer), min(error_code) FROM llm_batch.results WHERE job_id = $far"), '2|write_back', "$mode: and has them stored");
+		next if $mode eq 'batch';
+		$node->safe_psql('remote', 'DROP TRIGGER no ON t');
+		sql($node, "SELECT llm_batch.apply($far)");
+		is(wait_job($node, $far), 'succeeded', 'to be written when that is mended');
+		is($node->safe_psql('remote', 'SELECT count(summary) FROM t'), '2', 'as they are');
+	}
+	is(sql($node, "SELECT count(*) FROM llm_batch.events WHERE kind = 'barred' AND message ~ 'could not be committed'"), '2', 'the events say so');
+	sql($node, 'DROP EXTENSION postgres_fdw CASCADE');
+}
+
 # ---- at submit ----
 
 # The caller's own query, filter, policy and casts run as the caller, in a

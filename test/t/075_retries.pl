@@ -115,6 +115,41 @@ foreach $api (qw(openai anthropic gemini))
 	check_paid_once($count - 1, "$api: the others were paid once");
 }
 
+# A large one is halved: the price of real time is for few.
+create_articles($node, 240, name => 'many', bytes => 1000);
+foreach $api (qw(anthropic gemini))
+{
+	begin('a large batch, nobody is named');
+	# of 240, then one half of 120
+	if ($api eq 'gemini')
+	{
+		$sim->rule({ nth => [ 1, 3 ] }, fail => 'INVALID_ARGUMENT');
+	}
+	else
+	{
+		$sim->fault({ method => 'POST', path => '^/v1/messages/batches$', nth => [ 1, 3 ] },
+			{ status => 400, body => { type => 'error', error => { type => 'invalid_request_error', message => 'no' } } });
+	}
+	my $job = begin_job(source => 'many');
+	is(wait_job($node, $job), 'succeeded', "$api, large: the job succeeds");
+	check_job($node, $job);
+	is( sql($node, "SELECT string_agg(items || ' ' || state, ', ' ORDER BY items DESC, state) FROM llm_batch.batches WHERE job_id = $job"),
+		'240 failed, 120 failed, 120 finalized, 60 finalized, 60 finalized', "$api, large: it is halved, and what is refused again once more");
+	is(outcomes($job), 'succeeded 1: 240', "$api, large: no attempt was charged");
+	check_prompts_ran_once($sim, 240, "$api, large: each prompt ran once, in a batch");
+}
+
+# All are at fault: that is known soon.
+$api = 'gemini';
+begin('a large batch, all at fault');
+$sim->rule({}, fail => 'INVALID_ARGUMENT');
+$sim->rule({ mode => 'realtime' }, items => [ { do => { status_code => 400 } } ]);
+my $hopeless = begin_job(source => 'many');
+is(wait_job($node, $hopeless), 'failed', 'all at fault: the job fails');
+check_job($node, $hopeless);
+is(outcomes($hopeless), 'failed invalid_request 2: 240', 'all at fault: each for itself, and once');
+cmp_ok($sim->summary->{batches_created}, '<=', 7, 'all at fault: few batches were tried');
+
 # ---- what a person has to mend ----
 
 # begin_mend(name, mode, break, reason): a job that pauses; nothing was run
@@ -244,7 +279,6 @@ end_mend($job, 'after a crash', sub { $sim->options(keys => '') });
 
 # A request file cannot be written, as when the disk is full.
 begin('no room for request files');
-create_articles($node, 300, name => 'many', bytes => 1000);
 my $folder = $node->data_dir . '/base/pgsql_tmp';
 rename $folder, "$folder.away" or -e $folder and die "$folder: $!";
 PostgreSQL::Test::Utils::append_to_file($folder, 'not a folder');
@@ -255,7 +289,7 @@ is($sim->summary->{distinct_prompts_run}, 0, 'no room: nothing is sent');
 unlink $folder or die "$folder: $!";
 sql($node, "SELECT llm_batch.resume($job)");
 is(wait_job($node, $job), 'succeeded', 'with room again, it succeeds');
-check_paid_once(300, 'no room: each prompt ran once');
+check_paid_once(240, 'no room: each prompt ran once');
 
 check_sim($sim);
 done_testing();
