@@ -13,7 +13,6 @@ import json
 import os
 import random
 import re
-import statistics
 import subprocess
 import sys
 import threading
@@ -28,7 +27,9 @@ ENDED = ("succeeded", "partial", "failed", "cancelled")
 
 # What must hold.
 LEAST_ENDED = 0.95      # of jobs, without anyone's hand
-MOST_GROWTH_KB = 8192   # of the worker's memory from the end of the warm-up on, by its trend
+MOST_GROWTH_KB = 65536  # of the worker's memory from the end of the warm-up on
+MOST_CREEP_KB = 2048    # of that, what is no jump: the allocator keeps what the largest reply took
+JUMP_KB = 1024
 WARM_SECONDS = 120      # a shorter run says nothing about memory
 MOST_XACT_SECONDS = 5   # that a transaction of the worker stays open
 MOST_QUEUE_KB = 2048    # of a table that is empty when nothing is under way
@@ -309,15 +310,6 @@ class Watch(threading.Thread):
         return {"pid": pid, "rss": pid and worker_rss(pid), "tables": {table["name"]: table for table in tables}}
 
 
-def slope(points):
-    """Of the straight line through them."""
-    if len(points) < 3:
-        return 0.0
-    mean_x, mean_y = (statistics.fmean(values) for values in zip(*points))
-    spread = sum((x - mean_x) ** 2 for x, _ in points)
-    return sum((x - mean_x) * (y - mean_y) for x, y in points) / spread if spread else 0.0
-
-
 # ---- the report ----
 
 class Report:
@@ -427,11 +419,14 @@ def report_worker(report, world, watch):
     samples = [sample for sample in watch.samples if sample["rss"]]
     pids = sorted({sample["pid"] for sample in samples})
     report.claim(len(pids) == 1, f"one worker all the time: {len(pids)}")
-    warm = [(s["at"], s["rss"]) for s in samples if s["at"] > watch.samples[-1]["at"] / 3 and s["pid"] == pids[-1]]
-    growth = slope(warm) * (warm[-1][0] - warm[0][0]) if len(warm) > 2 else 0
+    warm = [s["rss"] for s in samples if s["at"] > watch.samples[-1]["at"] / 3 and s["pid"] == pids[-1]]
+    steps = [after - before for before, after in zip(warm, warm[1:])]
+    creep = sum(step for step in steps if abs(step) < JUMP_KB)
+    jumps = [step for step in steps if abs(step) >= JUMP_KB]
     # in a short run all of it is warm-up
-    report.claim(growth <= MOST_GROWTH_KB or SECONDS < WARM_SECONDS, f"worker's memory: {samples[0]['rss']} kB at first, after the warm-up "
-                 f"{min(kb for _, kb in warm)} to {max(kb for _, kb in warm)} kB, its trend {growth:+.0f} kB in {warm[-1][0] - warm[0][0]:.0f} s")
+    report.claim(SECONDS < WARM_SECONDS or (warm[-1] - warm[0] <= MOST_GROWTH_KB and creep <= MOST_CREEP_KB),
+                 f"worker's memory: {samples[0]['rss']} kB at first, {warm[0]} after the warm-up, {warm[-1]} in the end; "
+                 f"creep {creep:+d} kB, jumps {jumps or 'none'}")
     report.claim(watch.oldest <= MOST_XACT_SECONDS, f"oldest transaction of the worker: {watch.oldest:.2f} s ({len(watch.samples)} looks)")
 
 

@@ -680,6 +680,7 @@ CREATE TABLE llm_batch.calibration (
 	output_tokens bigint NOT NULL DEFAULT 0,
 	max_enqueued_tokens bigint,
 	enqueued_at timestamptz,
+	enqueued_guess boolean NOT NULL DEFAULT false,
 	max_batch_bytes bigint,
 	bytes_at timestamptz,
 	PRIMARY KEY (server, model)
@@ -693,6 +694,7 @@ COMMENT ON COLUMN llm_batch.calibration.output_tokens IS 'output tokens of these
 COMMENT ON COLUMN llm_batch.calibration.max_enqueued_tokens IS
 'the provider''s limit of tokens in waiting batches, as a refusal has taught it; counts for a day';
 COMMENT ON COLUMN llm_batch.calibration.enqueued_at IS 'when that was';
+COMMENT ON COLUMN llm_batch.calibration.enqueued_guess IS 'the provider named no such number: it grows with what is taken';
 COMMENT ON COLUMN llm_batch.calibration.max_batch_bytes IS
 'the longest request file that the provider has not refused, as a refusal has taught it; counts for a day';
 COMMENT ON COLUMN llm_batch.calibration.bytes_at IS 'when that was';
@@ -1243,6 +1245,7 @@ VALUES
 	('llm_batch_saved_usd', 'gauge', 'server, model, mode', 'the difference of these two; it falls when writing to a cache costs more than reading brings'),
 	('llm_batch_cost_unknown_total', 'counter', 'server, model, mode', 'attempts that may have cost something, and are in no sum of money'),
 	('llm_batch_batches', 'gauge', 'server, state', 'batches that are not over, by state'),
+	('llm_batch_leftover_files', 'gauge', 'server', 'request files of ours that are still to be deleted at the provider, or to be looked for'),
 	('llm_batch_turnaround_seconds', 'gauge', 'server, quantile', 'of the batches of late: from submission to the provider''s end'),
 	('llm_batch_landing_seconds', 'gauge', 'server, quantile', 'of the batches of late: from the provider''s end to the answers in the table'),
 	('llm_batch_last_success_timestamp_seconds', 'gauge', 'server', 'when a batch, or a set of real-time calls, last ended as it should');
@@ -1328,6 +1331,10 @@ FROM (
 		GROUP BY b.server, b.state
 	) b ON b.server = h.server AND b.state = v.state
 	UNION ALL
+	SELECT 'llm_batch_leftover_files', pg_catalog.jsonb_build_object('server', h.server), COALESCE(l.files, 0)
+	FROM health h
+	LEFT JOIN (SELECT l.server, pg_catalog.count(*) AS files FROM llm_batch.leftover l GROUP BY l.server) l ON l.server = h.server
+	UNION ALL
 	SELECT 'llm_batch_jobs_total', pg_catalog.jsonb_build_object('server', t.server, 'state', t.label), pg_catalog.sum(t.value)
 	FROM tally t
 	WHERE t.what = 'jobs'
@@ -1374,7 +1381,7 @@ FROM (
 ) m
 WHERE m.value IS NOT NULL;
 COMMENT ON VIEW llm_batch.metrics IS
-'what the current user may see, as numbers for Prometheus; metric_help explains them. Reads the servers, jobs and batches that have not ended, the last 500 batches, and the sums in tally, turnaround (a row for each server and model) and spending (a row for each day, job and mode); never items, prompts or results';
+'what the current user may see, as numbers for Prometheus; metric_help explains them. Reads the servers, jobs and batches that have not ended, the last 500 batches, leftover, and the sums in tally, turnaround (a row for each server and model) and spending (a row for each day, job and mode); never items, prompts or results';
 
 GRANT SELECT ON llm_batch.health, llm_batch.metric_help, llm_batch.metrics TO PUBLIC;
 

@@ -122,14 +122,14 @@ add_to_hash(pg_cryptohash_ctx *hash, const char *text)
  * salt, so that rows cannot be compared either.
  */
 char *
-llmb_flight_route(const LlmbFlight *flight, const LlmbGround *ground)
+llmb_flight_route(const LlmbBatchRow *row, const LlmbGround *ground)
 {
 	pg_cryptohash_ctx *hash = pg_cryptohash_create(PG_SHA256);
 	uint8		digest[PG_SHA256_DIGEST_LENGTH];
 
 	if (hash == NULL || pg_cryptohash_init(hash) < 0)
 		elog(ERROR, "could not compute a hash");
-	add_to_hash(hash, flight->row->token);
+	add_to_hash(hash, row->token);
 	add_to_hash(hash, ground->server->base_url);
 	add_to_hash(hash, ground->server->organization);
 	add_to_hash(hash, ground->server->project);
@@ -352,7 +352,7 @@ llmb_flight_stand(LlmbFlight *flight, LlmbGround *ground, bool spending)
 		llmb_flight_wait(flight, 60000);
 		return false;
 	}
-	flight->other_route = flight->row->route && strcmp(flight->row->route, llmb_flight_route(flight, ground)) != 0;
+	flight->other_route = flight->row->route && strcmp(flight->row->route, llmb_flight_route(flight->row, ground)) != 0;
 	return !held_back(flight, ground->server);
 }
 

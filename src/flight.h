@@ -116,7 +116,7 @@ extern LlmbJob *llmb_flight_job(const LlmbFlight *flight);
  */
 extern void llmb_flight_explain(const LlmbFlight *flight, const char *reason);
 /* In a turn: a short hash of where calls go and with which key. */
-extern char *llmb_flight_route(const LlmbFlight *flight, const LlmbGround *ground);
+extern char *llmb_flight_route(const LlmbBatchRow *row, const LlmbGround *ground);
 /*
  * In a turn.  False when the step cannot be done now: then the time of the
  * next look is set, and the job tells why.

@@ -166,7 +166,7 @@ log_state(LlmbHealth *health)
 		llmb_log_time(&line, "retry_at", breaker->retry_ms);
 		llmb_log_text(&line, "error", health->record.last_error);
 	}
-	llmb_log_end(&line);
+	llmb_log_end_now(&line);
 }
 
 static void

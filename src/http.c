@@ -156,6 +156,7 @@ struct LlmbTransfer
 	struct curl_slist *headers;
 	void	   *owner;
 	const char *name;			/* of the call, for crash points; or NULL */
+	bool		told_sent;		/* that point was passed */
 
 	/* the request */
 	char	   *url;
@@ -637,7 +638,6 @@ see_progress(void *arg, curl_off_t down_total, curl_off_t down,
 			 curl_off_t up_total, curl_off_t up)
 {
 	LlmbTransfer *t = (LlmbTransfer *) arg;
-	bool		sent = up >= t->total && t->seen_up < t->total;
 
 	(void) down_total;
 	(void) up_total;
@@ -648,8 +648,11 @@ see_progress(void *arg, curl_off_t down_total, curl_off_t down,
 		if (t->by_stall)
 			t->counts_from = clock_ms();
 	}
-	if (sent && t->name)
+	if (t->name && !t->told_sent && t->total > 0 && up >= t->total)
+	{
+		t->told_sent = true;
 		llmb_crash_point_in_callback(t->name, "sent");
+	}
 	return 0;
 }
 

@@ -46,6 +46,7 @@ typedef struct Removal
 	char	   *cursor;			/* of a listing; NULL its begin */
 	int			pages;
 	bool		again;			/* the next page is to be asked for */
+	bool		other_route;	/* the key or the address is not that of the create */
 } Removal;
 
 static List *removals = NIL;	/* under way */
@@ -176,6 +177,7 @@ call(Removal *removal)
 		try_later(leftover, row, server, reason, server == NULL);
 		return false;
 	}
+	removal->other_route = row->route && strcmp(row->route, llmb_flight_route(row, &ground)) != 0;
 	ref.organization = server->organization;
 	ref.project = server->project;
 	ref.dialect = &server->dialect;
@@ -224,6 +226,8 @@ decide(Removal *removal, const LlmbEnding *ending)
 		else
 			llmb_store_leftover_done(leftover);
 	}
+	else if (ending->wire == LLMB_WIRE_OK && fault == LLMB_FAULT_GONE && removal->other_route)
+		try_later(leftover, row, llmb_server_by_name(row->server), "the key or the address is another now, where it is not known", false);
 	else if (ending->wire == LLMB_WIRE_OK && (fault == LLMB_FAULT_NONE || fault == LLMB_FAULT_GONE))
 	{
 		llmb_store_leftover_done(leftover);

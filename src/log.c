@@ -95,8 +95,10 @@ static void
 keep_until_commit(const char *text, size_t len)
 {
 	static bool registered = false;
-	Waiting    *line = MemoryContextAlloc(TopTransactionContext, offsetof(Waiting, text) + len + 1);
+	Waiting    *line;
 
+	Assert(IsTransactionState());
+	line = MemoryContextAlloc(TopTransactionContext, offsetof(Waiting, text) + len + 1);
 	if (!registered)
 	{
 		RegisterXactCallback(at_end_of_transaction, NULL);
@@ -188,10 +190,15 @@ void
 llmb_log_end(LlmbLogLine *line)
 {
 	appendStringInfoChar(line, '}');
-	if (IsTransactionState())
-		keep_until_commit(line->data, line->len);
-	else
-		write_line(line->data);
+	keep_until_commit(line->data, line->len);
+	pfree(line->data);
+}
+
+void
+llmb_log_end_now(LlmbLogLine *line)
+{
+	appendStringInfoChar(line, '}');
+	write_line(line->data);
 	pfree(line->data);
 }
 
@@ -206,5 +213,5 @@ llmb_log_process(const char *what, const char *state, const char *reason)
 	llmb_log_text(&line, "state", state);
 	llmb_log_text(&line, "reason", reason);
 	llmb_log_int(&line, "pid", MyProcPid);
-	llmb_log_end(&line);
+	llmb_log_end_now(&line);
 }

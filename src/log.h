@@ -7,8 +7,8 @@
  *
  * One JSON object on one line, whatever a label or a reason holds.  A line
  * is written when its transaction has committed, and vanishes with it when
- * not; outside of transactions at once.  What a transaction that is prepared
- * (PREPARE TRANSACTION) had to say is lost.
+ * not.  What a transaction that is prepared (PREPARE TRANSACTION) had to say
+ * is lost, and what had committed a moment before a crash may be.
  *
  * No prompt, no answer, no key: the same words as in llm_batch.event.
  *
@@ -49,6 +49,8 @@ extern void llmb_log_json(LlmbLogLine *line, const char *name, const char *json)
 
 /* Ends it: it is written when, and if, the current transaction commits. */
 extern void llmb_log_end(LlmbLogLine *line);
+/* Ends it, at once: for what no transaction can undo. */
+extern void llmb_log_end_now(LlmbLogLine *line);
 
 /* A process of ours: "worker" or "launcher", "started" or "stopped". */
 extern void llmb_log_process(const char *what, const char *state, const char *reason);

@@ -177,10 +177,10 @@ llmb_enqueued_limit(const LlmbServer *server, const LlmbModel *model)
 }
 
 void
-llmb_learn_enqueued_limit(const LlmbServer *server, const LlmbModel *model, int64 tokens)
+llmb_learn_enqueued_limit(const LlmbServer *server, const LlmbModel *model, int64 tokens, bool guess)
 {
 	if (tokens > 0)
-		llmb_store_learn_enqueued(server->name, llmb_from_utf8(model->name, NULL), tokens);
+		llmb_store_learn_enqueued(server->name, llmb_from_utf8(model->name, NULL), tokens, guess);
 }
 
 /* ---- sizes that a provider has refused ---- */

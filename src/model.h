@@ -70,7 +70,7 @@ extern void llmb_learn_usage(const char *server, const char *model, int64 bytes,
  */
 extern int64 llmb_enqueued_limit(const LlmbServer *server, const LlmbModel *model);
 /* The provider refused a batch because its queue held "tokens" already. */
-extern void llmb_learn_enqueued_limit(const LlmbServer *server, const LlmbModel *model, int64 tokens);
+extern void llmb_learn_enqueued_limit(const LlmbServer *server, const LlmbModel *model, int64 tokens, bool guess);
 
 /*
  * Under which names the table may know a model, the likeliest first: the name

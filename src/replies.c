@@ -19,6 +19,7 @@
 #include "leftover.h"
 #include "model.h"
 #include "replies.h"
+#include "store_model.h"
 #include "store_turnaround.h"
 #include "turn.h"
 #include "verify.h"
@@ -115,8 +116,10 @@ dissolve(LlmbFlight *flight, const LlmbEnding *ending, const LlmbGround *ground,
 	LlmbBatchRow *row = flight->row;
 	int64		others = llmb_fleet_tokens(row->server, row->owner, row->model) - row->forecast_tokens;
 	int64		wait_ms = ground->server->poll_max_ms;
+	int64		fits;
 
-	llmb_learn_enqueued_limit(ground->server, ground->model, what_fits(ending->reply.queue_tokens, others, row->forecast_tokens));
+	fits = what_fits(ending->reply.queue_tokens, others, row->forecast_tokens);
+	llmb_learn_enqueued_limit(ground->server, ground->model, fits, fits != ending->reply.queue_tokens);
 	requeue(flight, LLMB_RATE_LIMITED, code, wait_ms);
 	llmb_flight_say(flight, "queue_full", "the provider's queue is full (%s): its items are planned anew, by %lld tokens at a time, in %.0f s",
 					code, (long long) llmb_enqueued_limit(ground->server, ground->model), wait_ms / 1000.0);
@@ -666,6 +669,7 @@ has_ended(LlmbFlight *flight, const LlmbRemoteBatch *remote)
 		row->done = remote->done;
 	if (remote->failed >= 0)
 		row->failed = remote->failed;
+	llmb_store_grow_enqueued(row->server, row->model, row->forecast_tokens);
 	llmb_flight_become(flight, LLMB_ENDED);
 	llmb_flight_say(flight, end, "%s: %d done, %d failed",
 		remote->state == LLMB_REMOTE_EXPIRED ? "the batch expired at the provider" :

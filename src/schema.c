@@ -723,7 +723,8 @@ llmb_split_begin(const LlmbJobDef *def)
 	split->count = def->target_count;
 	split->columns = palloc0(sizeof(LlmbColumn) * Max(split->count, 1));
 	split->schema = def->schema ? llmb_json_of_text(def->schema, &reason) : NULL;
-	split->changed = llmb_targets_hash(relid, def->target_columns, def->target_count) != def->targets_hash;
+	split->changed = def->target_count > 0 &&
+		llmb_targets_hash(relid, def->target_columns, def->target_count) != def->targets_hash;
 	split->scratch = AllocSetContextCreate(CurrentMemoryContext, "llm_batch answer", ALLOCSET_DEFAULT_SIZES);
 	for (int i = 0; i < split->count; i++)
 	{

@@ -185,12 +185,25 @@ llmb_store_learn_usage(const char *server, const char *model, int64 bytes,
 }
 
 void
-llmb_store_learn_enqueued(const char *server, const char *model, int64 tokens)
+llmb_store_learn_enqueued(const char *server, const char *model, int64 tokens, bool guess)
 {
-	llmb_sql_run("INSERT INTO llm_batch.calibration AS c (server, model, max_enqueued_tokens, enqueued_at) "
-				 "VALUES ($1::name, $2, $3, now()) "
-				 "ON CONFLICT (server, model) DO UPDATE SET "
-				 " max_enqueued_tokens = excluded.max_enqueued_tokens, enqueued_at = excluded.enqueued_at",
+	llmb_sql_run("INSERT INTO llm_batch.calibration AS c (server, model, max_enqueued_tokens, enqueued_at, enqueued_guess) "
+				 "VALUES ($1::name, $2, $3, now(), $4) "
+				 "ON CONFLICT (server, model) DO UPDATE SET max_enqueued_tokens = excluded.max_enqueued_tokens, "
+				 " enqueued_at = excluded.enqueued_at, enqueued_guess = excluded.enqueued_guess",
+				 "ttlb", server, model, tokens, guess);
+}
+
+/*
+ * A refusal may have had another reason, or the queue was full of somebody
+ * else's: without this, one refusal of a small batch would keep all of the
+ * next day's small.
+ */
+void
+llmb_store_grow_enqueued(const char *server, const char *model, int64 tokens)
+{
+	llmb_sql_run("UPDATE llm_batch.calibration SET max_enqueued_tokens = max_enqueued_tokens * 2 "
+				 "WHERE server = $1::name AND model = $2 AND enqueued_guess AND max_enqueued_tokens <= 2 * $3",
 				 "ttl", server, model, tokens);
 }
 

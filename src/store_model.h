@@ -63,7 +63,9 @@ typedef struct LlmbCalibration
 extern void llmb_store_calibration(const char *server, const char *model, LlmbCalibration *calibration);
 extern void llmb_store_learn_usage(const char *server, const char *model, int64 bytes,
 								   int64 input_tokens, int64 answers, int64 output_tokens);
-extern void llmb_store_learn_enqueued(const char *server, const char *model, int64 tokens);
+extern void llmb_store_learn_enqueued(const char *server, const char *model, int64 tokens, bool guess);
+/* A batch of so many tokens was taken: a guess that it nearly fills grows. */
+extern void llmb_store_grow_enqueued(const char *server, const char *model, int64 tokens);
 extern void llmb_store_learn_bytes(const char *server, const char *model, int64 bytes);
 
 /* What some attempts of a job took on a day; amounts in USD, NULL unknown. */

@@ -12,7 +12,7 @@ use Test::More;
 my $KEY = 'sk-0123456789-kept-from-sight';
 my $SECRET = 'zebrafish';
 
-my $node = start_node(conf => [ 'log_min_messages = debug1', "log_statement = 'none'" ]);
+my $node = start_node(conf => [ 'log_min_messages = debug1', "log_statement = 'none'", 'llm_batch.log_events = all' ]);
 my $sim = start_sim();
 
 sql($node, qq{

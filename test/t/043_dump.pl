@@ -52,7 +52,7 @@ wait_until($old, "SELECT count(*) = 2 FROM llm_batch.batches WHERE job_id IN ($j
 wait_until($old, 'SELECT count(*) = 0 FROM llm_batch.command', 'and nothing is left to do');
 
 # the tables of the extension that are dumped, each as one number
-my @tables = split /\n/, sql($old, q{SELECT relname FROM pg_class WHERE relnamespace = 'llm_batch'::regnamespace AND relkind = 'r' AND relname NOT IN ('probe', 'home', 'compared') ORDER BY 1});
+my @tables = split /\n/, sql($old, q{SELECT relname FROM pg_class WHERE relnamespace = 'llm_batch'::regnamespace AND relkind = 'r' AND relname NOT IN ('probe', 'home', 'compared', 'leftover') ORDER BY 1});
 
 sub contents
 {

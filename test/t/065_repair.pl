@@ -251,6 +251,20 @@ my $refused = start_job('openai', mode => 'batch');
 wait_job($node, $refused);
 $sim->clear_rules;
 
+# The address is another when the file is to be deleted: not to be known there
+# is not to be gone.
+my $other = start_sim();
+$sim->fault($provider{openai}{delete}, { status => 500 });
+my $moved = start_job('openai');
+wait_job($node, $moved);
+wait_until($node, "SELECT count(*) = 1 FROM llm_batch.events WHERE job_id = $moved AND kind = 'file_kept'", 'a file is left over');
+sql($node, 'ALTER SERVER openai OPTIONS (SET base_url ' . LlmBatch::quote($other->base_url) . ')');
+$other->wait_for(sub { scalar(my @asked = $other->requests(method => 'DELETE')) > 0 });
+sql($node, 'ALTER SERVER openai OPTIONS (SET base_url ' . LlmBatch::quote($sim->base_url) . ')');
+$sim->clear_rules;
+wait_until($node, "SELECT count(*) = 1 FROM llm_batch.events WHERE job_id = $moved AND kind = 'file_deleted'", 'it is deleted where it is');
+$other->stop;
+
 # ---- in a copy ----
 
 # A database that is not the original: nothing is deleted.

@@ -66,7 +66,7 @@ sub jobs
 
 sub submit_all
 {
-	my ($round, $prepare) = @_;
+	my ($round, $mode, $prepare) = @_;
 	my $n = 0;
 	my $script = '';
 
@@ -85,7 +85,7 @@ sub submit_all
 			ALTER TABLE $id.t OWNER TO $id;
 			INSERT INTO $id.t SELECT n, format('In $id article %s speaks. At length.', n) FROM generate_series(1, $count) n;
 			SET ROLE $id;
-			SELECT llm_batch.submit('$id.t', 'Summarise: {{body}}', 'gpt-6-luna', target => 'summary', server => '$id', mode => 'batch');
+			SELECT llm_batch.submit('$id.t', 'Summarise: {{body}}', 'gpt-6-luna', target => 'summary', server => '$id', mode => '$mode');
 			RESET ROLE;
 		};
 		$script =~ s/(CREATE SERVER|USER MAPPING FOR|SERVER|FOREIGN SERVER|TO) %s/$1 $id/g;
@@ -110,7 +110,7 @@ sub play
 		# what was on its way may have come to its end before anybody asked
 		wait_until($node, "SELECT finished_at IS NOT NULL OR state = 'paused' AND reason ~ '^$why' FROM llm_batch.progress WHERE job_id = $case->{job}",
 			"$round: $case->{name}: the job says what it waits for") or explain_job($node, $case->{job});
-		isnt(job_row($node, $case->{job})->{state}, 'succeeded', "$round: $case->{name}: it has not ended") if $round ne 'fetched';
+		isnt(job_row($node, $case->{job})->{state}, 'succeeded', "$round: $case->{name}: it has not ended") if $round !~ /fetched|singly/;
 	}
 	# some look in vain for a while
 	sleep 0.5;
@@ -131,8 +131,8 @@ sub play
 		check_job($node, $case->{job}, $name);
 		is(sql($node, "SELECT count(*) FROM $case->{id}.t WHERE summary = format('Summarise: In $case->{id} article %s speaks.', id)"), $count, "$name: every row has its answer");
 	}
-	check_prompts_ran_once($sim, @cases * $count, "$round: nothing was paid twice");
-	is($sim->summary->{batches_created}, scalar @cases, "$round: each batch was created once");
+	is(join(' ', @{ $sim->summary }{qw(distinct_prompts_run max_times_one_prompt_ran)}), @cases * $count . ' 1', "$round: nothing was paid twice");
+	is($sim->summary->{batches_created}, $round eq 'singly' ? 0 : scalar @cases, "$round: each batch was created once");
 	is(worker_pid($node), $pid, "$round: the worker lived through all of it");
 	check_sim($sim, "$round: the simulator is content");
 }
@@ -140,22 +140,27 @@ sub play
 # ---- owners and servers ----
 
 # The one call that costs money is out: it arrived, its answer did not.
-submit_all('created', sub { $sim->fault({ method => 'POST', path => '^/v1/batches$' }, { stall => 3 }) });
+submit_all('created', 'batch', sub { $sim->fault({ method => 'POST', path => '^/v1/batches$' }, { stall => 3 }) });
 $sim->wait_for(sub { $_[0]->summary->{batches_created} == @cases });
 is(sql($node, q{SELECT DISTINCT state FROM llm_batch.batches WHERE job_id IN (} . jobs() . ')'), 'submitting', 'all creates are out');
 play('created', sub { });
 
-submit_all('flying', sub { $sim->options(run_seconds => 3600) });
+submit_all('flying', 'batch', sub { $sim->options(run_seconds => 3600) });
 wait_until($node, 'SELECT count(*) = ' . @cases . q{ FROM llm_batch.batches WHERE state = 'in_progress' AND job_id IN (} . jobs() . ')', 'all batches fly');
 play('flying', sub { $sim->options(run_seconds => 0.1); $sim->advance(4000) });
 
 # Lines are taken in when there is a megabyte of them: half of each file.
-submit_all('fetched', sub {
+submit_all('fetched', 'batch', sub {
 	$sim->rule({}, shuffle => $sim->false, items => [ { do => { merge => { padding => 'x' x 430_000 } } } ]);
 	$sim->fault({ method => 'GET', path => '^/v1/files/[^/]+/content$' }, { slow_body => 350_000 });
 });
 wait_until($node, 'SELECT bool_and(succeeded > 0) FROM llm_batch.progress WHERE job_id IN (' . jobs() . ')', 'of all files, some answers have landed');
 cmp_ok(sql($node, 'SELECT max(succeeded) FROM llm_batch.progress WHERE job_id IN (' . jobs() . ')'), '<', $count, 'and of none all');
 play('fetched', sub { });
+
+submit_all('singly', 'realtime', sub { $sim->fault({ method => 'POST', path => '^/v1/chat/completions$' }, { stall => 4 }) });
+$sim->wait_for(sub { $_[0]->summary->{realtime_calls} == @cases * $count });
+is(sql($node, 'SELECT sum(succeeded) FROM llm_batch.progress WHERE job_id IN (' . jobs() . ')'), '0', 'all requests are out, no answer has come');
+play('singly', sub { });
 
 done_testing();

@@ -155,6 +155,26 @@ is(join(' ', grep { /_total/ && !defined $now{$_} } keys %before), '', 'metrics:
 is(total(\%now, 'llm_batch_items_total', 'state=succeeded') - total(\%before, 'llm_batch_items_total', 'state=succeeded'), 2, 'metrics: two more have succeeded');
 is(total(\%now, 'llm_batch_items_total', 'state=failed'), $sum{failed}, 'metrics: that they had failed remains');
 
+# ---- an answer that waits for its row, and one that never comes ----
+
+%before = %now;
+my $session = LlmBatch::Session->new($node);
+$session->query('BEGIN; SELECT id FROM articles WHERE id = 3 FOR UPDATE');
+my $locked = submit($node, target => 'summary', filter => 'id = 3', mode => 'realtime');
+wait_until($node, "SELECT unapplied = 1 FROM llm_batch.progress WHERE job_id = $locked", 'a row is locked');
+%now = metrics();
+is("$now{'llm_batch_unapplied_items server=sim'} $now{'llm_batch_in_flight_items server=sim'}", '1 1', 'metrics: its answer waits');
+$session->query('ROLLBACK');
+$session->end;
+is(wait_job($node, $locked), 'succeeded', 'it is written when the lock is gone');
+sql($node, q{ALTER SERVER sim OPTIONS (ADD on_unanswered 'fail')});
+$sim->fault({ method => 'POST', path => '^/v1/(chat|responses)', times => 1 }, { cut_after_commit => $sim->true });
+is(wait_job($node, submit($node, filter => 'id = 4', mode => 'realtime')), 'failed', 'a call that gets no answer');
+%now = metrics();
+is(total(\%now, 'llm_batch_items_total', "state=$_") - total(\%before, 'llm_batch_items_total', "state=$_"), 1, "metrics: one more has $_") foreach qw(succeeded failed);
+is("$now{'llm_batch_uncertain_total model=gpt-6-luna server=sim'} $now{'llm_batch_cost_unknown_total mode=realtime model=gpt-6-luna server=sim'}", '1 1',
+	'metrics: what may have been paid in vain');
+
 # ---- under way ----
 
 $sim->options(run_seconds => 3600);
@@ -251,15 +271,14 @@ wait_until($node, q{SELECT bool_and(finished_at IS NOT NULL) FROM llm_batch.prog
 like(states('job', 'job', $slow, @lines), qr/^running>cancelling cancelling>cancelled$/, 'log: a job is cancelled');
 %now = metrics();
 is(total(\%now, 'llm_batch_items_total', 'state=cancelled'), sql($node, 'SELECT sum(cancelled) FROM llm_batch.progress'), 'metrics: cancelled items');
-is(total(\%now, 'llm_batch_errors_total'), 2, 'metrics: which are no errors');
+is(total(\%now, 'llm_batch_errors_total'), 3, 'metrics: which are no errors');
 
 # ---- the list of metrics ----
 
 is( sql($node, q{SELECT string_agg(DISTINCT name, ' ') FROM llm_batch.metrics WHERE name NOT IN (SELECT name FROM llm_batch.metric_help)}),
 	'', 'every metric has its help');
-# nothing was uncertain here; there is no row of 0 for what has not happened
 is( sql($node, q{SELECT string_agg(name, ' ') FROM llm_batch.metric_help WHERE name NOT IN (SELECT name FROM llm_batch.metrics)}),
-	'llm_batch_uncertain_total', 'and every help its metric');
+	'', 'and every help its metric');
 is( sql($node, q{SELECT string_agg(DISTINCT name, ' ') FROM llm_batch.metrics m JOIN llm_batch.metric_help h USING (name)
 		WHERE (SELECT array_agg(k ORDER BY k) FROM unnest(string_to_array(h.labels, ', ')) k)
 			IS DISTINCT FROM (SELECT array_agg(k ORDER BY k) FROM jsonb_object_keys(m.labels) k)}),
@@ -276,6 +295,13 @@ my ($queries) = $section =~ /^```sql$(.*?)^```$/ms;
 my ($status, $out, $error) = $node->psql('postgres', "SET ROLE eyes; $queries", on_error_die => 0);
 is("$status $error", '0 ', 'README: the queries run');
 like($out, qr/^sim\|closed\|HTTP 503\|/m, 'README: and show something');
+my ($exported) = $section =~ /^  query: \|\n(.*?)^  metrics:/ms;
+is(sql($node, "SET ROLE eyes; SELECT count(*) = (SELECT count(*) FROM llm_batch.metrics), string_agg(DISTINCT llm_server, ' ') FROM ($exported) q"), 't|mock other sim',
+	'README: what the exporter asks');
+my %named = map { $_ => 1 } $section =~ /^ +expr: .*$/mg ? join(' ', $section =~ /^ +expr: (.*)$/mg) =~ /\b(llm_batch_\w+)/g : ();
+is(sql($node, sprintf q{SELECT count(*) FROM llm_batch.metric_help WHERE name IN (%s)}, join ', ', map { quote($_) } keys %named), scalar(keys %named),
+	'README: what the alerts look at');
+cmp_ok(scalar(keys %named), '>=', 8, 'README: which is something');
 
 # ---- the log: switched over and off; nothing in it that is not to be there ----
 

@@ -150,6 +150,19 @@ check_job($node, $hopeless);
 is(outcomes($hopeless), 'failed invalid_request 2: 240', 'all at fault: each for itself, and once');
 cmp_ok($sim->summary->{batches_created}, '<=', 7, 'all at fault: few batches were tried');
 
+# A queue that is full of somebody else's: what is learned from that passes.
+begin('the queue is full for no reason of ours');
+$sim->rule({ nth => [ 1, 2 ] }, fail => 'RESOURCE_EXHAUSTED');
+foreach my $round (1 .. 4)
+{
+	my $job = begin_job();
+	is(wait_job($node, $job), 'succeeded', "queue full, job $round: it succeeds");
+	is(outcomes($job), "succeeded 1: $count", "queue full, job $round: no attempt was charged");
+	next if $round == 2 || $round == 3;
+	my $batches = sql($node, "SELECT count(*) FROM llm_batch.batches WHERE job_id = $job AND state = 'finalized'");
+	cmp_ok($batches, $round == 1 ? '>' : '==', 1, "queue full, job $round: " . ($round == 1 ? 'it goes in smaller batches' : 'it goes in one again'));
+}
+
 # ---- what a person has to mend ----
 
 # begin_mend(name, mode, break, reason): a job that pauses; nothing was run

@@ -8,7 +8,8 @@
 # killed there, and when the job comes there again, the server is stopped
 # immediately; if it does not, another life is for that.  What a life passes
 # only because it was broken is walked as well, in lives that begin broken.
-# Then connections are cut, in every call and at four places of it.
+# Then connections are cut, in every call and at four places of it; and, since
+# that is the same with all of them, errors are thrown, with one provider.
 #
 # However a life was broken: every item ends once, is paid once (the bill says
 # so to the last digit) and written once, and nobody is waited for.
@@ -294,8 +295,8 @@ sub one_fails
 	$sim->rule({ mode => $mode }, items => [ { nth => 1, times => 1, do => { status_code => 500 } } ]);
 }
 
-# Cancels when that was passed so often.
-sub cancel_after
+# Until that was passed so often.
+sub wait_passed
 {
 	my ($what, $times) = @_;
 	my $until = time + $LlmBatch::PATIENCE;
@@ -305,8 +306,21 @@ sub cancel_after
 		die "\"$what\" was not passed" if time > $until;
 		sleep 0.01;
 	}
+}
+
+sub cancel_after
+{
+	wait_passed(@_);
 	# it may die before this returns
 	try_sql("SELECT llm_batch.cancel(max(id)) FROM llm_batch.job");
+}
+
+# A session that begins to wait makes the worker look at its jobs.
+sub wait_after
+{
+	wait_passed(@_);
+	my $job = try_sql('SELECT max(id) FROM llm_batch.job');
+	try_sql("CALL llm_batch.wait($job)") if defined $job;
 }
 
 # name, mode, state at the end, batches that are created then;
@@ -336,7 +350,12 @@ sub kinds
 		{ name => 'cancelled before it was taken', mode => 'batch', state => 'cancelled', batches => 0, count => 3,
 			prepare => sub { $sim->fault($calls->{$first}, { status => 429, headers => { 'retry-after' => '1' } }) },
 			meanwhile => sub { cancel_after("call $first: answered", 1) } },
-		{ name => 'real time', mode => 'realtime', state => 'succeeded', prepare => sub { one_fails('realtime') } });
+		{ name => 'real time', mode => 'realtime', state => 'succeeded', prepare => sub { one_fails('realtime') } },
+		# what was sent again is answered, and its prompt gone, while others are out
+		{ name => 'real time with a slow answer', mode => 'realtime', state => 'succeeded',
+			prepare => sub { one_fails('realtime'); $sim->fault({ %{ $calls->{answer} }, nth => 3 }, { stall => 0.8 }) },
+			meanwhile => sub { wait_after('^call answer: begin', $COUNT) },
+			broken => ['kill finalizing a batch [ended > finalized]: committed'] });
 }
 
 # ---- the walk ----
@@ -399,6 +418,33 @@ sub walk
 	note(sprintf '%s, %s: %d points, %.1f s', $api, $kind->{name}, scalar @points, time - $from);
 }
 
+# ---- errors ----
+
+# Something of ours throws, before every commit of a batch's steps and at every
+# call of a plain life: the step is done again, and nothing else.  Several points
+# to a life, far enough from each other that the job is not paused for one that
+# throws again and again.
+sub throw
+{
+	foreach my $kind (grep { $_->{name} =~ /^(batch|real time)$/ } kinds())
+	{
+		my (%seen, @obeyed);
+
+		life($kind);
+		my @points = grep { !$seen{$_}++ && /^call (?!delete).*: (begin|answered)$|\]: commit$|^(storing|sending) .*: commit$/ } passed();
+		my $lives = int(@points / 4) + 1;
+		foreach my $n (0 .. $lives - 1)
+		{
+			my @here = @points[ grep { $_ % $lives == $n } 0 .. $#points ];
+			my ($problems, $done) = life($kind, map { "error $_" } @here);
+
+			is($problems, '', "$api, $kind->{name}: errors at " . join(', ', @here[ 0 .. $done - 1 ]));
+			push @obeyed, @here[ 0 .. $done - 1 ];
+		}
+		cmp_ok(@obeyed, '>=', @points * 0.8, "$api, $kind->{name}: errors at " . @obeyed . ' of ' . @points . ' points');
+	}
+}
+
 # ---- cuts ----
 
 # Every call, its first two times, is cut at the same place; a cancel is
@@ -457,6 +503,7 @@ sub check
 		$$ BEGIN INSERT INTO public.written VALUES (NEW.id); RETURN NULL; END $$;
 		CREATE TRIGGER note_write AFTER UPDATE ON articles FOR EACH ROW WHEN (NEW.summary IS NOT NULL)
 		EXECUTE FUNCTION note_write()});
+	is(sql($node, "SELECT count(*) FROM pg_settings WHERE name = 'llm_batch.crash_file'"), '0', 'the setting is hidden');
 	foreach my $kind (kinds())
 	{
 		next if $ENV{LLM_BATCH_KIND} && $ENV{LLM_BATCH_KIND} ne $kind->{name};
@@ -468,6 +515,9 @@ sub check
 	my $from = time;
 	cut() if !$ENV{LLM_BATCH_KIND};
 	note(sprintf 'cuts: %.1f s', time - $from);
+	$from = time;
+	throw() if !$ENV{LLM_BATCH_KIND} && $api eq 'openai';
+	note(sprintf 'errors: %.1f s', time - $from);
 	done_testing();
 }
 
