@@ -29,6 +29,7 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
+#include "fleet.h"
 #include "health.h"
 #include "lane.h"
 #include "model.h"
@@ -494,6 +495,9 @@ take_turn(LlmbRealtime *realtime, LlmbGround *ground)
 	}
 	llmb_turn_commit();
 
+	/* some may be queued again, for a time that the job's next look takes note of */
+	if (succeeded < count)
+		llmb_fleet_look_at_jobs();
 	realtime->marked = flight->row->marked;
 	llmb_outcomes_stored(&flight->intake, positions, count, succeeded);
 	for (int i = 0; count > 0 && i < realtime->slot_count; i++)

@@ -665,10 +665,11 @@ has_ended(LlmbFlight *flight, const LlmbRemoteBatch *remote)
 	row->remote_end = llmb_flight_keep(flight, end);
 	row->provider_ended_at = end_at_provider(flight, remote);
 	row->ended_at = GetCurrentTimestamp();
+	/* whatever is counted, there are no more than there are */
 	if (remote->done >= 0)
-		row->done = remote->done;
+		row->done = Min(remote->done, row->item_count);
 	if (remote->failed >= 0)
-		row->failed = remote->failed;
+		row->failed = Min(remote->failed, row->item_count - row->done);
 	llmb_store_grow_enqueued(row->server, row->model, row->forecast_tokens);
 	llmb_flight_become(flight, LLMB_ENDED);
 	llmb_flight_say(flight, end, "%s: %d done, %d failed",

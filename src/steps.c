@@ -324,13 +324,14 @@ fetch(LlmbFlight *flight)
 		flight->intake.lines = 0;
 		simple_call(flight, LLMB_CALL_FETCH, "fetching results");
 	}
-	else if (flight->intake.seen_count < row->done + row->failed && flight->rereads < MAX_REREADS)
+	else if ((flight->intake.seen_count < row->done + row->failed ||
+			  (flight->intake.seen_count == 0 && flight->intake.strange_lines > 0)) && flight->rereads < MAX_REREADS)
 	{
 		/* a file may be short without an error of HTTP: read it again */
 		flight->rereads++;
 		llmb_turn_begin("reading result files again");
-		llmb_flight_say(flight, "reread", "the result files had lines for %d requests, and " INT64_FORMAT " were counted: they are read again",
-						flight->intake.seen_count, (int64) row->done + row->failed);
+		llmb_flight_say(flight, "reread", "the result files had lines for %d requests, and %d were counted: they are read again",
+						flight->intake.seen_count, row->done + row->failed);
 		llmb_turn_commit();
 		flight->intake.strange_lines = 0;
 		flight->part = 0;

@@ -154,6 +154,11 @@ sleep 1.5;
 is($sim->summary->{batches_created}, $created, 'nothing is created while that cannot be done');
 is(sql($standby, "SELECT state FROM llm_batch.progress WHERE job_id = $new"), 'waiting', 'a new job waits');
 wait_until($standby, "SELECT state = 'finalized' FROM llm_batch.batches WHERE job_id = $job{flying}", 'while what is known to fly is fetched');
+# not forgotten by a worker that begins anew
+$standby->restart;
+wait_until($standby, q{SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'llm_batch worker'}, 'restarted, it has a worker');
+sleep 1;
+is($sim->summary->{batches_created}, $created, 'nor is anything created after a restart');
 # the owner of a key is listed before anything of that key is sent
 my %seen;
 $seen{ $_->{seq} } = 1 foreach $sim->requests();
@@ -192,6 +197,8 @@ foreach my $what (qw(unsent flying))
 	ok($listed && $sent && $listed->{seq} < $sent->{seq}, "$what: its batches were listed before the first was sent")
 	  or diag(join "\n", map { "$_->{seq} $_->{method} $_->{path} " . ($_->{status} // '') } @after);
 }
+
+is(sql($standby, "SELECT count(*) FROM llm_batch.compared WHERE server = 'flying'"), '1', 'what was compared is remembered');
 
 # ---- what cannot be told is reported ----
 

@@ -44,6 +44,7 @@ my %id_member = (openai => 'custom_id', anthropic => 'custom_id', gemini => 'key
 #	times	how often (2); "all": until the rest has ended
 #	says	what an operator reads in events
 #	never	what stands there in no case
+#	counts	what polls are made to say of counts, always
 #	altered	the answers are not what the row would have them be
 my @cases;
 
@@ -142,6 +143,12 @@ add('openai', 'fetch', 'text', [ [ '"model": ?"[^"]*"', '"model":"' . 'm' x 3000
 add($_, 'fetch', 'text', [ [ 'speaks', "spe\\u0000\\ud83daks\xff\xed\xa0\x80" ] ], times => 1, altered => 1) foreach qw(openai anthropic gemini);
 add('openai', $_, 'same', 'image/png') foreach qw(upload create poll fetch);
 add('openai', 'poll', 'reply', { body => '{"error":{"message":"but no","code":"server_error"}}' });
+# a page instead of the file, and nobody knows how many lines there should be;
+# or counts that are no more than a claim
+add('openai', 'fetch', 'reply', { body => "<html>Sign in, please</html>\n" }, times => 1, counts => { request_counts => undef }, says => qr/are read again/);
+add('gemini', 'fetch', 'reply', { body => "<html>Sign in, please</html>\n" }, times => 1, counts => { 'metadata.batchStats' => undef }, says => qr/are read again/);
+add('openai', 'fetch', 'half', undef, times => 1, counts => { 'request_counts.completed' => 2147483647, 'request_counts.failed' => 2147483647 },
+	says => qr/ended the batch: 3 done, 0 failed.*are read again/);
 # somebody else's file: no line is ours
 add('openai', 'fetch', 'text', [ [ '"custom_id": ?"[^"-]+', '"custom_id":"0000' ] ], says => qr/lines for 0 requests, and 3 were counted/, times => 1);
 
@@ -171,6 +178,7 @@ foreach my $n (0 .. $#cases)
 		my ($first_method, $first_path) = @{ $call{ $case->{api} }{ $case->{first} } };
 		push @rules, { case => "$n", method => $first_method, path => $first_path, how => 'hide', times => 1 };
 	}
+	push @rules, { case => "$n", method => 'GET', path => $call{ $case->{api} }{poll}[1], how => 'merge', arg => $case->{counts} } if $case->{counts};
 	$case->{name} = "$case->{api} $case->{call}: $case->{how} #$n";
 	$hostile->call('POST', \@rules);
 	my $model = $LlmBatch::MODEL{ $case->{api} };

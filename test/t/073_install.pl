@@ -18,7 +18,8 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(sleep time);
 
-my $node = start_node(extension => 0);
+# a worker for each of many databases
+my $node = start_node(extension => 0, conf => [ 'max_worker_processes = 40', 'llm_batch.idle_timeout = 2s' ]);
 
 sql($node, q{
 	CREATE ROLE mallory LOGIN;
