@@ -82,7 +82,8 @@ ITEM_FAULTS = [
 LINE_FAULTS = [{"missing": True}, {"duplicate": 1}, {"custom_id": None}, {"malformed": True}]
 # One of 20 batches.
 BATCH_FAULTS = [
-    {"expire": 0.4}, {"expire": 0}, {"fail": {"code": "invalid_request", "line": 1}}, {"fail": {"code": "token_limit_exceeded", "message": "Enqueued token limit reached. Limit: 2,000,000 enqueued tokens."}},
+    {"expire": 0.4}, {"expire": 0}, {"fail": {"code": "invalid_request", "line": 1}},
+    {"fail": {"code": "token_limit_exceeded", "message": "Enqueued token limit reached. Limit: 2,000,000 enqueued tokens."}},
     {"fail": "INTERNAL"}, {"unlisted_seconds": 1.5}, {"unknown_seconds": 1.5}, {"error_file_id": ""},
     {"shuffle": "reverse", "final_newline": False}, {"run_seconds": 8}, {"cancel_seconds": 3},
     {"extra_lines": {"output": ["this is no JSON", "{\"custom_id\":\"nobody-1\"}"], "error": []}},

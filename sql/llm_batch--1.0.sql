@@ -322,6 +322,9 @@ CREATE TABLE llm_batch.home (
 	database_oid bigint NOT NULL,
 	timeline int NOT NULL,
 	since timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+	seen int NOT NULL,
+	seen_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+	last_job bigint NOT NULL DEFAULT 0,
 	PRIMARY KEY (system_identifier, database_oid)
 );
 COMMENT ON TABLE llm_batch.home IS

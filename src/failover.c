@@ -18,6 +18,11 @@
  *		any other: which items it holds is not known.  Its job is paused, and
  *			its owner decides.
  *
+ * One list does not show what was made just before the promotion: a provider
+ * may take settle_time to list it.  So what the old primary may have sent in a
+ * batch waits for a second complete list, later than that; what it cannot have
+ * known, and real time, waits for the first.
+ *
  * Real time has no lists: that is said.
  *
  *-------------------------------------------------------------------------
@@ -58,15 +63,19 @@ typedef struct Comparison
 	char	   *owner;
 	int64		job;			/* who asked last */
 	bool		done;
+	bool		listed;			/* there was a complete list */
+	bool		asleep;			/* nobody is there who could send: until somebody asks */
+	char		why[300];		/* progress.reason of those who wait */
 	int64		since_s;		/* batches made before are of no interest, epoch seconds */
 	int64		until_s;		/* nor those made after: by ourselves */
+	TimestampTz list_began;		/* the present one, or the last */
 	TimestampTz next_at;
 	int			tries;
 	bool		told;
 	MemoryContext context;		/* of what follows */
 	char	   *cursor;
 	int			pages;
-	int			running;		/* unlabelled ones that have not ended */
+	int			running;		/* whose contents are not known, and that have not ended */
 	List	   *found;			/* of Found */
 	List	   *unread;			/* ids of unlabelled ones that have ended */
 	List	   *read;			/* and of those that were read */
@@ -81,9 +90,13 @@ typedef struct Unread
 } Unread;
 
 static List *comparisons = NIL;
+static List *reported = NIL;	/* ids that are told to be uncertain */
 static bool was_promoted = false;
 static int	timeline = 0;
-static TimestampTz began_at;
+static LlmbHome home;
+
+/* Reasons of ours begin so. */
+#define COMPARING "comparing: "
 
 /* ---- whether ---- */
 
@@ -92,9 +105,9 @@ llmb_failover_begin(void)
 {
 	llmb_turn_begin("asking for the timeline");
 	timeline = (int) GetWALInsertionTimeLine();
-	was_promoted = llmb_store_home_timeline(timeline) != timeline;
+	llmb_store_home(timeline, &home);
+	was_promoted = home.timeline != timeline;
 	llmb_turn_commit();
-	began_at = GetCurrentTimestamp();
 }
 
 static Comparison *
@@ -128,14 +141,28 @@ new_comparison(const LlmbJob *job)
 	comparison->server = pstrdup(job->server);
 	comparison->owner = pstrdup(job->owner);
 	comparison->context = AllocSetContextCreate(TopMemoryContext, "llm_batch comparison", ALLOCSET_SMALL_SIZES);
+	snprintf(comparison->why, sizeof(comparison->why), COMPARING "this server was promoted: before anything is sent, "
+			 "the batches that server \"%s\" lists are compared with ours", job->server);
 	comparisons = lappend(comparisons, comparison);
 	MemoryContextSwitchTo(old);
 	return comparison;
 }
 
-bool
-llmb_failover_allows(const LlmbJob *job)
+/* In a turn: why the job waits, NULL: not any more.  A reason of somebody else's stays. */
+static void
+explain(const LlmbJob *job, const char *why)
 {
+	bool		ours = job->reason && strncmp(job->reason, COMPARING, strlen(COMPARING)) == 0;
+	bool		active = strcmp(job->state, "waiting") == 0 || strcmp(job->state, "running") == 0;
+
+	if (active && (why ? job->reason == NULL || (ours && strcmp(job->reason, why) != 0) : ours))
+		llmb_store_job_state(job->id, job->state, why);
+}
+
+bool
+llmb_failover_allows(const LlmbJob *job, bool realtime)
+{
+	bool		allowed;
 	Comparison *comparison;
 
 	if (!was_promoted || !job->ours)
@@ -147,7 +174,10 @@ llmb_failover_allows(const LlmbJob *job)
 		comparison->done = llmb_store_is_compared(job->server, job->owner, timeline);
 	}
 	comparison->job = job->id;
-	return comparison->done;
+	allowed = comparison->done || (comparison->listed && (realtime || job->id > home.last_job));
+	explain(job, allowed ? NULL : comparison->why);
+	comparison->asleep &= allowed;
+	return allowed;
 }
 
 bool
@@ -157,7 +187,9 @@ llmb_failover_busy(void)
 
 	foreach(lc, comparisons)
 	{
-		if (!((Comparison *) lfirst(lc))->done)
+		Comparison *comparison = lfirst(lc);
+
+		if (!comparison->done && !comparison->asleep)
 			return true;
 	}
 	return false;
@@ -189,6 +221,9 @@ try_later(Comparison *comparison, const LlmbServer *server, const char *why)
 {
 	int64		ms = llmb_backoff_ms(++comparison->tries, server->retry_base_ms, server->retry_max_ms, 0.5);
 
+	snprintf(comparison->why, sizeof(comparison->why), COMPARING "this server was promoted, and the batches of server \"%s\" "
+			 "cannot be compared with ours yet (%s)", comparison->server, why);
+	llmb_fleet_look_at_jobs();
 	if (comparison->tries <= 3 || (comparison->tries & (comparison->tries - 1)) == 0)
 		say(comparison, "retry", "listing the batches of server \"%s\" did not succeed (%s), try %d; the next in %.1f s",
 			comparison->server, why, comparison->tries, ms / 1000.0);
@@ -226,6 +261,35 @@ note_found(Comparison *comparison, const char *id, const LlmbToken *token, int64
 	MemoryContextSwitchTo(old);
 }
 
+/* Is this what has become of a batch that our tables have, and they do not know it? */
+static bool
+is_news(const LlmbFlight *flight, const Found *found)
+{
+	const LlmbBatchRow *row = flight->row;
+	bool		later = found->token.creates > row->creates;
+
+	if (strcmp(row->token, found->token.text) != 0 || row->realtime ||
+		(row->remote_id && strcmp(row->remote_id, found->id) == 0))
+		return false;
+	switch (row->state)
+	{
+		case LLMB_PLANNED:
+		case LLMB_UPLOADING:
+			return true;
+		case LLMB_SUBMITTING:
+		case LLMB_VERIFYING:
+			/* our own create may be out; of what failed, the steps of these states learn themselves */
+			return !llmb_call_busy(&flight->party) && found->state != LLMB_REMOTE_FAILED &&
+				(later || found->token.creates == row->creates || found->token.creates == 0);
+		case LLMB_IN_PROGRESS:
+		case LLMB_CANCELLING:
+			/* the one that we know of was refused, and made once more */
+			return later && found->state != LLMB_REMOTE_FAILED;
+		default:
+			return false;
+	}
+}
+
 /* Our tables have it.  Do they know that it was sent? */
 static void
 settle_known(const Found *found)
@@ -237,9 +301,9 @@ settle_known(const Found *found)
 		LlmbFlight *flight = lfirst(lc);
 		LlmbBatchRow *row = flight->row;
 
-		if (strcmp(row->token, found->token.text) != 0 || row->remote_id != NULL ||
-			(row->state != LLMB_PLANNED && row->state != LLMB_UPLOADING))
+		if (!is_news(flight, found))
 			continue;
+		flight->settling = true;
 		/* the next create must not be taken for this one */
 		row->creates = Max(row->creates, found->token.creates);
 		if (found->state == LLMB_REMOTE_FAILED)
@@ -281,17 +345,47 @@ adopt_unknown(const LlmbJob *job, const Found *found)
 	MemoryContextSwitchTo(old);
 	llmb_store_event(job->id, row->id, "adopted", "found at the provider after a failover as %s: made by the old primary, "
 					 "with items from ordinal %d on; %lld requests", found->id, found->token.first, (long long) found->total);
-	(void) llmb_fleet_add(row, NULL, context);
+	llmb_fleet_add(row, NULL, context)->settling = true;
+}
+
+/* In a turn: its job goes on when a person says so, and not by itself. */
+static void
+report(const LlmbJob *job, const Found *found)
+{
+	bool		ends = llmb_job_is_over(job) || strcmp(job->state, "cancelling") == 0;
+	const char *reason = psprintf("uncertain: the old primary has sent batch %s, and which items it holds is not known here; %s",
+								  found->id, ends ? "its answers are not fetched" :
+								  "resume() sends them, and what was run already is paid twice");
+	MemoryContext old;
+
+	llmb_store_event(job->id, 0, "uncertain", "%s", reason);
+	if (!ends)
+		llmb_store_job_state(job->id, "paused", reason);
+	old = MemoryContextSwitchTo(TopMemoryContext);
+	reported = lappend(reported, pstrdup(found->id));
+	MemoryContextSwitchTo(old);
+}
+
+static bool
+is_in(const List *ids, const char *id)
+{
+	ListCell   *lc;
+
+	foreach(lc, ids)
+	{
+		if (strcmp(lfirst(lc), id) == 0)
+			return true;
+	}
+	return false;
 }
 
 static void
 settle_unknown(const Found *found)
 {
-	LlmbJob    *job = llmb_store_job(found->token.job);
-	int64		end = found->token.first + found->total;
-	const char *reason;
+	/* a job that came later may have the number of one that was lost */
+	LlmbJob    *job = found->token.job <= home.last_job ? llmb_store_job(found->token.job) : NULL;
 
-	if (found->state == LLMB_REMOTE_FAILED)
+	if (found->state == LLMB_REMOTE_FAILED || is_in(reported, found->id))
 		return;
 	if (job == NULL)
 	{
@@ -301,16 +395,10 @@ settle_unknown(const Found *found)
 		return;
 	}
 	if (job->ours && !llmb_job_is_over(job) && found->token.first > job->planned_to &&
-		found->total > 0 && end <= (int64) job->total + 1)
-	{
+		found->total > 0 && found->total <= job->total && found->token.first + found->total <= (int64) job->total + 1)
 		adopt_unknown(job, found);
-		return;
-	}
-	reason = psprintf("uncertain: the old primary has sent batch %s, and which items it holds is not known here; "
-					  "resume() sends them, and what was run already is paid twice", found->id);
-	llmb_store_event(job->id, 0, "uncertain", "%s", reason);
-	if (strcmp(job->state, "waiting") == 0 || strcmp(job->state, "running") == 0)
-		llmb_store_job_state(job->id, "paused", reason);
+	else
+		report(job, found);
 }
 
 static int
@@ -339,9 +427,45 @@ tell_realtime(const Comparison *comparison)
 	}
 }
 
-/* In a turn: all is known that can be. */
+/* OpenAI counts a batch's requests while it is "validating", a minute or so. */
+static bool
+is_uncounted(const Found *found)
+{
+	return found->total <= 0 && found->state < LLMB_REMOTE_ENDED;
+}
+
+static bool
+is_of(const Comparison *comparison, const LlmbJob *job)
+{
+	return job && strcmp(job->server, comparison->server) == 0 && strcmp(job->owner, comparison->owner) == 0;
+}
+
+/*
+ * In a turn: it, or one before it of the same job, is not counted yet.  for_good:
+ * that is not waited for; but what is another's is his own comparison's to decide.
+ */
+static bool
+is_early(const Comparison *comparison, const Found *found, bool for_good)
+{
+	ListCell   *lc;
+
+	if (for_good && is_of(comparison, llmb_store_job(found->token.job)))
+		return false;
+	foreach(lc, comparison->found)
+	{
+		const Found *other = lfirst(lc);
+
+		if (other->token.job == found->token.job && is_uncounted(other) && !llmb_store_knows_token(other->token.text))
+			return true;
+		if (other == found)
+			break;
+	}
+	return false;
+}
+
+/* In a turn: what was found is made ours; for good: that is all there will be. */
 static void
-settle(Comparison *comparison)
+settle_found(Comparison *comparison, bool for_good)
 {
 	ListCell   *lc;
 
@@ -352,47 +476,46 @@ settle(Comparison *comparison)
 
 		if (llmb_store_knows_token(found->token.text))
 			settle_known(found);
-		else
+		else if (!is_early(comparison, found, for_good))
 			settle_unknown(found);
 	}
-	tell_realtime(comparison);
+	if (!comparison->listed)
+		tell_realtime(comparison);
+}
+
+/* In a turn: all is known that can be. */
+static void
+settle(Comparison *comparison)
+{
+	settle_found(comparison, true);
 	llmb_store_set_compared(comparison->server, comparison->owner, timeline);
 	say(comparison, "compared", "the batches that server \"%s\" has were compared with ours; of this database: %d",
 		comparison->server, list_length(comparison->found));
 }
 
-/* After the commit. */
+/* After the commit: those who wait look whether they may go now. */
 static void
-let_go(Comparison *comparison)
+let_go(Comparison *comparison, bool done)
 {
 	ListCell   *lc;
 
-	comparison->done = true;
-	begin_anew(comparison);
+	comparison->listed = true;
+	comparison->done = done;
+	comparison->found = NIL;
+	if (done)
+		begin_anew(comparison);
 	llmb_fleet_look_at_jobs();
 	foreach(lc, llmb_fleet())
 	{
 		LlmbFlight *flight = lfirst(lc);
 
+		flight->settling = false;
 		if (strcmp(flight->row->server, comparison->server) == 0 && strcmp(flight->row->owner, comparison->owner) == 0)
 			flight->next_at = 0;
 	}
 }
 
 /* ---- lists ---- */
-
-static bool
-was_read(const Comparison *comparison, const char *id)
-{
-	ListCell   *lc;
-
-	foreach(lc, comparison->read)
-	{
-		if (strcmp(lfirst(lc), id) == 0)
-			return true;
-	}
-	return false;
-}
 
 /* In a turn: one that says nothing of whose it is. */
 static void
@@ -401,7 +524,7 @@ note_unlabelled(Comparison *comparison, const LlmbRemoteBatch *listed)
 	MemoryContext old;
 	Unread	   *unread;
 
-	if (listed->id == NULL || listed->created_s > comparison->until_s || was_read(comparison, listed->id) ||
+	if (listed->id == NULL || listed->created_s > comparison->until_s || is_in(comparison->read, listed->id) ||
 		llmb_store_knows_remote(comparison->server, listed->id))
 		return;
 	if (listed->state < LLMB_REMOTE_ENDED)
@@ -434,7 +557,10 @@ read_page(Comparison *comparison, const LlmbReply *reply, bool unlabelled)
 		else if (unlabelled)
 			note_unlabelled(comparison, listed);
 		else if (listed->id && llmb_token_parse(listed->token, &token) && token.creates > 0 && is_ours(&token))
+		{
 			note_found(comparison, listed->id, &token, listed->total, listed->state);
+			comparison->running += is_uncounted(llast(comparison->found)) && !llmb_store_knows_token(token.text);
+		}
 	}
 	if (past || reply->next_cursor == NULL)
 		return true;
@@ -449,27 +575,75 @@ is_endless(Comparison *comparison, const char *next)
 	return next && (++comparison->pages >= MAX_PAGES || (comparison->cursor && strcmp(comparison->cursor, next) == 0));
 }
 
-/* In a turn: batches of unknown owners are still running. */
+/* In a turn: what is running tells later what it holds. */
 static void
 wait_for_running(Comparison *comparison, const LlmbServer *server)
 {
+	snprintf(comparison->why, sizeof(comparison->why), COMPARING "this server was promoted, and of batches at server \"%s\" "
+			 "it is not known yet whether they are ours: %d; resume(job, resend => true) does not wait for them, at the risk of paying twice",
+			 comparison->server, comparison->running);
 	if (!comparison->told)
-		say(comparison, "comparing", "unknown batches of server \"%s\" that are not at their end yet: %d; whether they are "
-			"ours shows in their results, nothing is sent meanwhile", comparison->server, comparison->running);
+		say(comparison, "comparing", "batches of server \"%s\" that are not at their end yet, and of which it is not known what they hold: %d; "
+			"nothing is sent meanwhile", comparison->server, comparison->running);
 	comparison->told = true;
-	comparison->running = 0;
 	wait_ms(comparison, Min(llmb_backoff_ms(++comparison->tries, server->poll_min_ms, server->poll_max_ms, 0.5), server->poll_max_ms));
 }
 
-/* In a turn. True when the comparison is through. */
-static bool
+/* In a turn: what was made last may not be listed yet. */
+static void
+wait_for_listing(Comparison *comparison, TimestampTz certain)
+{
+	snprintf(comparison->why, sizeof(comparison->why), COMPARING "this server was promoted, and what the old primary sent just before may "
+			 "not be listed by server \"%s\" yet: batches are sent from %s on, or after resume(job, resend => true), at the risk of paying twice",
+			 comparison->server, timestamptz_to_str(certain));
+	if (!comparison->listed)
+		say(comparison, "comparing", "a first list of the batches of server \"%s\" was compared with ours; before batches are sent there is a second, at %s",
+			comparison->server, timestamptz_to_str(certain));
+	comparison->tries = 0;
+	comparison->next_at = certain;
+}
+
+typedef enum Pass
+{
+	PASS_GOES_ON,				/* or is to be tried again */
+	PASS_COMPLETE,				/* and another one is to follow */
+	PASS_LAST
+} Pass;
+
+/* In a turn: the list was read to its end. */
+static Pass
+end_pass(Comparison *comparison, const LlmbServer *server)
+{
+	TimestampTz certain = TimestampTzPlusMilliseconds(home.seen_at, server->request_timeout_ms + server->settle_time_ms);
+	int			running = comparison->running;
+
+	comparison->cursor = NULL;
+	comparison->pages = comparison->running = 0;
+	/* nobody is left whom the old primary knew, too */
+	if (llmb_store_oldest_job(comparison->server, comparison->owner, home.last_job) == 0)
+		return PASS_LAST;
+	if (comparison->unread != NIL)
+		return PASS_GOES_ON;
+	comparison->running = running;
+	if (running > 0)
+		wait_for_running(comparison, server);
+	else if (comparison->list_began < certain)
+		wait_for_listing(comparison, certain);
+	else
+		return PASS_LAST;
+	comparison->running = 0;
+	return PASS_COMPLETE;
+}
+
+/* In a turn. */
+static Pass
 list_ended(Comparison *comparison, const LlmbEnding *ending, const LlmbServer *server)
 {
 	if (ending->wire == LLMB_WIRE_OK && ending->reply.fault == LLMB_FAULT_GONE)
 	{
 		say(comparison, "uncertain", "server \"%s\" has no list of batches (%s): what the old primary sent just before the failover "
 			"is sent again, and perhaps paid twice", comparison->server, in_words(ending));
-		return true;
+		return PASS_LAST;
 	}
 	if (ending->wire != LLMB_WIRE_OK || ending->reply.fault != LLMB_FAULT_NONE ||
 		is_endless(comparison, ending->reply.next_cursor))
@@ -479,18 +653,10 @@ list_ended(Comparison *comparison, const LlmbEnding *ending, const LlmbServer *s
 
 		begin_anew(comparison);
 		try_later(comparison, server, why);
-		return false;
+		return PASS_GOES_ON;
 	}
-	if (!read_page(comparison, &ending->reply, server->provider->unlabelled))
-		return false;
-	comparison->cursor = NULL;
-	comparison->pages = 0;
-	if (comparison->unread != NIL)
-		return false;
-	if (comparison->running == 0)
-		return true;
-	wait_for_running(comparison, server);
-	return false;
+	return read_page(comparison, &ending->reply, server->provider->unlabelled) ?
+		end_pass(comparison, server) : PASS_GOES_ON;
 }
 
 /* ---- results of those without a label ---- */
@@ -565,7 +731,7 @@ comparison_ended(LlmbParty *party, LlmbEnding *ending)
 {
 	Comparison *comparison = (Comparison *) party;
 	LlmbServer *server;
-	bool		through = false;
+	Pass		pass = PASS_GOES_ON;
 
 	llmb_turn_begin("comparing batches after a failover");
 	server = llmb_server_by_name(comparison->server);
@@ -574,12 +740,14 @@ comparison_ended(LlmbParty *party, LlmbEnding *ending)
 	else if (ending->verb == LLMB_CALL_FETCH)
 		fetch_ended(comparison, ending, server);
 	else
-		through = list_ended(comparison, ending, server);
-	if (through)
+		pass = list_ended(comparison, ending, server);
+	if (pass == PASS_COMPLETE)
+		settle_found(comparison, false);
+	else if (pass == PASS_LAST)
 		settle(comparison);
 	llmb_turn_commit();
-	if (through)
-		let_go(comparison);
+	if (pass != PASS_GOES_ON)
+		let_go(comparison, pass == PASS_LAST);
 }
 
 static void
@@ -594,8 +762,9 @@ comparison_failed(LlmbParty *party)
 	{
 		LlmbFlight *flight = lfirst(lc);
 
-		if (strcmp(flight->row->server, comparison->server) == 0 && strcmp(flight->row->owner, comparison->owner) == 0)
+		if (flight->settling)
 			llmb_steps_failed(&flight->party);
+		flight->settling = false;
 	}
 	begin_anew(comparison);
 	wait_ms(comparison, llmb_backoff_ms(++comparison->tries, 1000, 60000, 0.5));
@@ -605,11 +774,11 @@ comparison_failed(LlmbParty *party)
 static void
 set_bounds(Comparison *comparison)
 {
-	TimestampTz oldest = llmb_store_oldest_job(comparison->server, comparison->owner);
+	TimestampTz oldest = llmb_store_oldest_job(comparison->server, comparison->owner, home.last_job);
 
-	oldest = oldest ? Min(oldest, began_at) : began_at;
+	oldest = oldest ? Min(oldest, home.seen_at) : home.seen_at;
 	comparison->since_s = llmb_epoch_ms(oldest) / 1000 - BEFORE_S;
-	comparison->until_s = llmb_epoch_ms(began_at) / 1000 + LLMB_CLOCK_SKEW_S;
+	comparison->until_s = llmb_epoch_ms(home.seen_at) / 1000 + LLMB_CLOCK_SKEW_S;
 }
 
 static void
@@ -637,10 +806,9 @@ stand(Comparison *comparison, LlmbGround *ground, bool *through)
 	memset(ground, 0, sizeof(LlmbGround));
 	wait_ms(comparison, 60000);
 	ground->job = llmb_store_job(comparison->job);
-	if (ground->job == NULL)
-		return false;
 	/* the job itself is paused for that reason when it is planned */
-	reason = llmb_ground_obstacle(comparison->server, ground);
+	reason = ground->job ? llmb_ground_obstacle(comparison->server, ground) : "it is gone";
+	comparison->asleep = reason && (ground->job == NULL || llmb_job_is_over(ground->job));
 	if (reason)
 		return false;
 	*through = ground->server->provider->answer != NULL || !ground->server->batch;
@@ -667,14 +835,32 @@ begin_step(Comparison *comparison)
 		settle(comparison);
 	llmb_turn_commit();
 	if (through)
-		let_go(comparison);
+		let_go(comparison, true);
 	if (!ready)
 		return;
+	if (verb == LLMB_CALL_LIST && comparison->cursor == NULL)
+		comparison->list_began = GetCurrentTimestamp();
 	comparison->reading = comparison->unread ? ((Unread *) linitial(comparison->unread))->id : NULL;
 	fill_ref(comparison, &ground, &ref);
 	if (!llmb_call_start(&comparison->party, ground.server, verb, &ref, ground.key, NULL))
 		elog(ERROR, "provider \"%s\" has no list of batches", ground.server->api);
 	comparison->next_at = 0;
+}
+
+/* What was found by then is made ours all the same. */
+void
+llmb_failover_waive(const LlmbJob *job)
+{
+	Comparison *comparison = was_promoted ? find_comparison(job->server, job->owner) : NULL;
+
+	if (comparison == NULL || comparison->done)
+		return;
+	llmb_call_drop(&comparison->party);
+	comparison->job = job->id;
+	settle(comparison);
+	say(comparison, "resend", "what may still turn up of server \"%s\" is not waited for, because resume(resend => true) says so; "
+		"what the old primary did send is paid twice", comparison->server);
+	let_go(comparison, true);
 }
 
 static void
@@ -692,7 +878,7 @@ llmb_failover_step(TimestampTz now, TimestampTz *next)
 	{
 		Comparison *comparison = lfirst(lc);
 
-		if (comparison->done || llmb_call_busy(&comparison->party))
+		if (comparison->done || comparison->asleep || llmb_call_busy(&comparison->party))
 			continue;
 		if (comparison->next_at <= now)
 		{

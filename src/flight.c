@@ -157,7 +157,8 @@ static void
 pause_job(LlmbFlight *flight, const LlmbJob *job, const char *reason, bool until_mended)
 {
 	bool		active = strcmp(job->state, "waiting") == 0 || strcmp(job->state, "running") == 0;
-	bool		another = until_mended && job->awaits_mend && job->reason && strcmp(job->reason, reason) != 0;
+	/* what waits for a person must not go on by itself */
+	bool		another = job->awaits_mend && (!until_mended || (job->reason && strcmp(job->reason, reason) != 0));
 
 	if (active || another)
 	{
@@ -347,7 +348,7 @@ llmb_flight_stand(LlmbFlight *flight, LlmbGround *ground, bool spending)
 		llmb_flight_wait(flight, 60000);
 		return false;
 	}
-	if (spending && !llmb_failover_allows(ground->job))
+	if (spending && !llmb_failover_allows(ground->job, flight->row->realtime))
 	{
 		llmb_flight_wait(flight, 60000);
 		return false;

@@ -36,6 +36,7 @@ typedef struct LlmbFlight
 	int			mend_looks;		/* for that, in vain */
 	bool		awaiting;		/* it was this one that was refused or had no ground */
 	bool		told;			/* that the provider does not end it */
+	bool		settling;		/* failover.c has changed it in a turn that is not committed */
 	bool		foreign;		/* a copy's: the provider's batch is not ours */
 	bool		abandoned;		/* foreign, and to be ended here alone */
 	bool		cancel;			/* its end was asked for */

@@ -168,13 +168,13 @@ call(Removal *removal)
 	const LlmbLeftover *leftover = removal->leftover;
 	const LlmbBatchRow *row = removal->row;
 	LlmbGround	ground = {.job = llmb_store_job(row->job)};
-	const char *reason = llmb_ground_obstacle(row->server, &ground);
+	const char *reason = ground.job ? llmb_ground_obstacle(row->server, &ground) : "its job is gone";
 	const LlmbServer *server = ground.server;
 	LlmbBatchRef ref = {0};
 
 	if (reason)
 	{
-		try_later(leftover, row, server, reason, server == NULL);
+		try_later(leftover, row, server, reason, server == NULL || ground.job == NULL);
 		return false;
 	}
 	removal->other_route = row->route && strcmp(row->route, llmb_flight_route(row, &ground)) != 0;
@@ -333,6 +333,18 @@ llmb_leftover_step(void)
 void
 llmb_leftover_failed(void)
 {
+	ListCell   *lc;
+
+	/* one whose call could not be made has no end that leads back here */
+	foreach(lc, removals)
+	{
+		Removal    *removal = lfirst(lc);
+
+		if (llmb_call_busy(&removal->party))
+			continue;
+		removals = foreach_delete_current(removals, lc);
+		MemoryContextDelete(removal->context);
+	}
 	pending = false;
 	next_due = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), 60000);
 }

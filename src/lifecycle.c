@@ -169,6 +169,7 @@ resend_job(LlmbJob *job)
 {
 	ListCell   *lc;
 
+	llmb_failover_waive(job);
 	foreach(lc, llmb_fleet())
 	{
 		LlmbFlight *flight = lfirst(lc);

@@ -374,7 +374,8 @@ llmb_plan_batch(LlmbJob *job, TimestampTz now)
 		llmb_turn_commit();
 		return changed;
 	}
-	if (!llmb_failover_allows(job) || !room_for_batch(job, server, now))
+	if (!llmb_failover_allows(job, goes_realtime(job, server, !takes_fresh(job, now) && job->retry_realtime)) ||
+		!room_for_batch(job, server, now))
 	{
 		llmb_turn_commit();
 		return false;

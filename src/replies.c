@@ -595,6 +595,8 @@ static void
 still_running(LlmbFlight *flight, const LlmbRemoteBatch *remote, const LlmbServer *server, int64 asked_ms)
 {
 	LlmbBatchRow *row = flight->row;
+	int64		done = Min(remote->done, row->item_count);
+	int64		failed = Min(Max(remote->failed, 0), row->item_count - Max(done, 0));
 	int64		ms = next_poll_ms(flight, remote, server);
 	TimestampTz timeout = TimestampTzPlusMilliseconds(row->submitted_at, server->batch_timeout_ms);
 
@@ -609,10 +611,10 @@ still_running(LlmbFlight *flight, const LlmbRemoteBatch *remote, const LlmbServe
 	if (flight->cancel && row->state == LLMB_IN_PROGRESS)
 		llmb_flight_wait(flight, row->cancelled_at ? server->poll_min_ms : 0);
 	/* an UPDATE per poll would bloat the table: one per twentieth will do */
-	if (remote->done >= 0 && (remote->done + Max(remote->failed, 0) - row->done - row->failed) * 20 >= row->item_count)
+	if (done >= 0 && (done + failed - row->done - row->failed) * 20 >= row->item_count)
 	{
-		row->done = remote->done;
-		row->failed = Max(remote->failed, 0);
+		row->done = (int) done;
+		row->failed = (int) failed;
 		llmb_flight_become(flight, row->state);
 	}
 }

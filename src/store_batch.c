@@ -166,8 +166,8 @@ llmb_store_add_batch(LlmbBatchRow *batch)
 		llmb_sql_run("DELETE FROM llm_batch.queue WHERE job_id = $1 AND attempt = $2 AND ordinal >= $3 AND ordinal < $4",
 					 "liii", batch->job, batch->attempt, batch->ranges[i].lower, batch->ranges[i].upper);
 	llmb_sql_run("UPDATE llm_batch.job SET queued = queued - $2, in_flight = in_flight + $2, "
-				 " planned_to = GREATEST(planned_to, $3), state = 'running', "
-				 " reason = CASE WHEN starts_with(reason, 'verifying: ') THEN reason END, "
+				 " planned_to = GREATEST(planned_to, $3), state = CASE WHEN state = 'waiting' THEN 'running' ELSE state END, "
+				 " reason = CASE WHEN starts_with(reason, 'verifying: ') OR state = 'paused' THEN reason END, "
 				 " started_at = COALESCE(started_at, clock_timestamp()) WHERE id = $1",
 				 "lii", batch->job, batch->item_count,
 				 batch->ranges[batch->range_count - 1].upper - 1);

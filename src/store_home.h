@@ -13,18 +13,25 @@
 
 #include "store.h"
 
+typedef struct LlmbHome
+{
+	int			timeline;		/* on which this database was at home first */
+	TimestampTz seen_at;		/* when the present timeline was seen first */
+	int64		last_job;		/* the newest job then; later ones are of this timeline */
+} LlmbHome;
+
 /*
- * The timeline on which this database was at home first.  One that was
- * restored or copied begins anew, with the present timeline.
+ * Takes note of the present timeline.  A database that was restored or copied
+ * begins anew, with that.
  */
-extern int	llmb_store_home_timeline(int present);
+extern void llmb_store_home(int present, LlmbHome *home);
 
 /* Was this server, with this owner's key, compared on that timeline? */
 extern bool llmb_store_is_compared(const char *server, const char *owner, int timeline);
 extern void llmb_store_set_compared(const char *server, const char *owner, int timeline);
 
-/* When the oldest job that is not over was submitted; 0: there is none. */
-extern TimestampTz llmb_store_oldest_job(const char *server, const char *owner);
+/* When the oldest job up to last_job that is not over was submitted; 0: there is none. */
+extern TimestampTz llmb_store_oldest_job(const char *server, const char *owner, int64 last_job);
 
 /* Is there a batch with this token? */
 extern bool llmb_store_knows_token(const char *token);
