@@ -156,7 +156,7 @@ submit_all('fetched', 'batch', sub {
 	$sim->fault({ method => 'GET', path => '^/v1/files/[^/]+/content$' }, { slow_body => 350_000 });
 });
 wait_until($node, 'SELECT bool_and(succeeded > 0) FROM llm_batch.progress WHERE job_id IN (' . jobs() . ')', 'of all files, some answers have landed');
-cmp_ok(sql($node, 'SELECT max(succeeded) FROM llm_batch.progress WHERE job_id IN (' . jobs() . ')'), '<', $count, 'and of none all');
+cmp_ok(sql($node, "SELECT count(*) FROM llm_batch.progress WHERE succeeded < $count AND job_id IN (" . jobs() . ')'), '>', @cases / 2, 'and not all');
 play('fetched', sub { });
 
 submit_all('singly', 'realtime', sub { $sim->fault({ method => 'POST', path => '^/v1/chat/completions$' }, { stall => 4 }) });

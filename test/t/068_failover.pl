@@ -71,7 +71,7 @@ sub right
 server('flying');
 server('arrived');
 server('vanished');
-server('uploading');
+server('uploading', request_timeout => '20s');
 server('unsent');
 server('split', max_batch_requests => 2, max_active_batches => 1);
 server('again', retry_base => '12s', retry_max => '12s');
@@ -112,11 +112,11 @@ $sim->fault({ %$create, key => key('vanished'), times => 1 }, { stall_before => 
 begin_job('vanished', state => 'submitting');
 $sim->fault({ %$upload, key => key('unsent') }, { stall_before => 60, status => 503 });
 begin_job('unsent', state => 'uploading');
-$sim->fault({ %$upload, key => key('uploading'), times => 1 }, { stall => 2 });
-begin_job('uploading', state => 'uploading');
 begin_job('singly', mode => 'realtime', items => 20);
 wait_until($primary, "SELECT succeeded > 1 FROM llm_batch.progress WHERE job_id = $job{singly}", 'singly: it is under way');
 $sim->wait_for(sub { grep { $_->{key} eq key('arrived') } $_[0]->requests(method => 'POST', path => '/v1/batches') });
+$sim->fault({ %$upload, key => key('uploading'), times => 1 }, { stall => 3 });
+begin_job('uploading', state => 'uploading');
 $primary->wait_for_catchup($standby, 'replay', $primary->lsn('insert'));
 
 # ---- the lag ----

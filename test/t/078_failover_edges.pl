@@ -7,6 +7,7 @@ use FindBin;
 use lib $FindBin::RealBin;
 use LlmBatch;
 use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
 use Test::More;
 
 my $count = 4;
@@ -88,6 +89,11 @@ $primary->stop('immediate');
 # ---- promoted ----
 
 my $created = $sim->summary->{batches_created};
+# and the worker stumbles over what it finds: an error, its end, an error
+my $orders = $standby->data_dir . '/orders';
+my $point = 'comparing batches after a failover: commit';
+append_to_file($orders, "error 2 $point\nexit 3 $point\nerror 1 $point\n");
+$standby->append_conf('postgresql.conf', "llm_batch.crash_file = '$orders'");
 $standby->start;
 $standby->promote;
 sql($standby, "SELECT llm_batch.resume($job{$_})") foreach qw(late counting strangers singly);
@@ -108,6 +114,7 @@ is(sql($standby, "SELECT state || ' ' || (reason ~ 'whether they are ours: 1; re
 sql($standby, "SELECT llm_batch.resume($job{strangers}, resend => true)");
 is(wait_job($standby, $job{strangers}), 'succeeded', 'strangers: and a person may go on without');
 is(right($standby, 'strangers'), $count, 'strangers: every row has its answer');
+is(slurp_file($orders), '', 'the worker stumbled as it was told to');
 is($sim->summary->{max_times_one_custom_id_ran}, 1, 'no batch was run twice');
 
 done_testing();
