@@ -151,18 +151,16 @@ new_token(int64 job, int first)
  * is mended; one that is paused already goes on if it may.
  */
 static bool
-has_ground(LlmbJob *job, LlmbServer **server, bool *changed)
+has_ground(LlmbJob *job, LlmbServer **server)
 {
 	LlmbGround	ground = {.job = job};
 	const char *reason = llmb_ground_obstacle(job->server, &ground);
 
 	*server = ground.server;
-	*changed = false;
 	if (reason)
 	{
-		*changed = job->reason == NULL || strcmp(job->reason, reason) != 0;
 		llmb_store_await_mend(job->id, reason);
-		if (*changed)
+		if (job->reason == NULL || strcmp(job->reason, reason) != 0)
 			llmb_store_event(job->id, 0, "paused", "%s", reason);
 		job->look_again_ms = llmb_look_again_ms(ground.server, 1);
 		return false;
@@ -359,7 +357,6 @@ llmb_plan_batch(LlmbJob *job, TimestampTz now)
 	MemoryContext context;
 	Planning	planning = {0};
 	LlmbServer *server;
-	bool		changed;
 	bool		paused = false;
 	bool		due = job->planned_to < job->total || (job->retry_attempt > 0 && job->retry_at <= now);
 
@@ -369,10 +366,11 @@ llmb_plan_batch(LlmbJob *job, TimestampTz now)
 	if (job->planned_to >= job->total && llmb_fleet_landing(job->id))
 		return false;
 	llmb_turn_begin("planning a batch");
-	if (!has_ground(job, &server, &changed))
+	/* one that is paused leaves nothing to be done for the others */
+	if (!has_ground(job, &server))
 	{
 		llmb_turn_commit();
-		return changed;
+		return false;
 	}
 	if (!llmb_failover_allows(job, goes_realtime(job, server, !takes_fresh(job, now) && job->retry_realtime)) ||
 		!room_for_batch(job, server, now))

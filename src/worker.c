@@ -12,6 +12,10 @@
  */
 #include "llm_batch.h"
 
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
+
 #include "access/htup_details.h"
 #include "access/xact.h"
 #include "catalog/pg_database.h"
@@ -24,6 +28,7 @@
 #include "storage/latch.h"
 #include "tcop/tcopprot.h"
 #include "utils/guc.h"
+#include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 #include "utils/ps_status.h"
@@ -78,6 +83,19 @@ pin_settings(void)
 			continue;
 		SetConfigOption(pinned[i][0], pinned[i][1], PGC_SUSET, PGC_S_OVERRIDE);
 	}
+}
+
+/*
+ * A reply that is read up to its cap is given back to the system when it is
+ * freed.  By default glibc keeps blocks of a size that was freed once, so the
+ * worker would stay as large as the largest reply ever made it.
+ */
+static void
+give_memory_back(void)
+{
+#ifdef M_MMAP_THRESHOLD
+	(void) mallopt(M_MMAP_THRESHOLD, 1024 * 1024);
+#endif
 }
 
 static bool
@@ -327,6 +345,7 @@ llmb_worker_main(Datum arg)
 	BackgroundWorkerUnblockSignals();
 	BackgroundWorkerInitializeConnectionByOid(DatumGetObjectId(arg), InvalidOid, 0);
 	pin_settings();
+	give_memory_back();
 	if (!extension_is_here())
 		leave(false, NULL);
 	if (database_is_template())

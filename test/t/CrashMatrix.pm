@@ -411,10 +411,10 @@ sub walk
 	@points = grep { $ENV{LLM_BATCH_POINTS} eq $_ } @points if $ENV{LLM_BATCH_POINTS};
 	foreach my $point (@points)
 	{
-		# each slice of results and each answer counts, of other points the first
-		my $most = $point =~ /^(storing results|call poll|call answer): / ? min($times{$point}, 4) : 1;
+		# each slice of results counts, two polls and answers, of other points the first
+		my $most = $point =~ /^storing results: / ? 4 : $point =~ /^call (poll|answer): / ? 2 : 1;
 
-		walk_point($kind, $point, $_) foreach 1 .. $most;
+		walk_point($kind, $point, $_) foreach 1 .. min($most, $times{$point});
 		$walked{$point} = 1;
 	}
 	note(sprintf '%s, %s: %d points, %.1f s', $api, $kind->{name}, scalar @points, time - $from);
