@@ -330,6 +330,12 @@ CREATE TABLE llm_batch.home (
 COMMENT ON TABLE llm_batch.home IS
 'where this database began to send: on a later timeline, after a promotion, servers are compared with our tables before anything is sent';
 
+-- Now, so that a standby has it before anything can be sent.
+INSERT INTO llm_batch.home (system_identifier, database_oid, timeline, seen)
+SELECT s.system_identifier, d.oid::bigint, c.timeline_id, c.timeline_id
+FROM pg_catalog.pg_control_system() s, pg_catalog.pg_control_checkpoint() c, pg_catalog.pg_database d
+WHERE d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database();
+
 CREATE TABLE llm_batch.compared (
 	server name NOT NULL,
 	owner name NOT NULL,

@@ -34,7 +34,7 @@
 PG_FUNCTION_INFO_V1(llmb_server_health);
 
 /* Servers, of all databases, that are shown at a time. */
-#define MAX_SHOWN		256
+#define MAX_SHOWN		1024
 /* Rates are those of the last minute, kept as slices of five seconds. */
 #define SLICES			12
 #define SLICE_MS		5000
@@ -207,6 +207,21 @@ new_health(Oid server)
 	return health;
 }
 
+static LlmbHealth *
+take_over(const LlmbServer *server)
+{
+	LlmbHealth *health = healths;
+
+	while (health && strcmp(health->name, server->name) != 0)
+		health = health->next;
+	if (health)
+	{
+		memset(&health->record.breaker, 0, sizeof(LlmbBreaker));
+		health->record.server = server->oid;
+	}
+	return health;
+}
+
 LlmbHealth *
 llmb_health_of(const LlmbServer *server)
 {
@@ -215,6 +230,9 @@ llmb_health_of(const LlmbServer *server)
 
 	while (health && health->record.server != server->oid)
 		health = health->next;
+	/* dropped and created again: a new one in the old one's place */
+	if (health == NULL)
+		health = take_over(server);
 	if (health == NULL)
 		health = new_health(server->oid);
 	if (health->address != address)

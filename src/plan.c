@@ -264,11 +264,14 @@ note_forecast(Planning *planning)
 {
 	LlmbBatchRow *row = planning->row;
 	LlmbForecast forecast;
+	char	   *cost;
 
 	llmb_forecast(planning->server, planning->model, row->text_bytes, row->item_count,
 				  output_cap(planning->def), &forecast);
 	row->forecast_tokens = forecast.input_tokens;
-	row->forecast_cost = llmb_forecast_cost(planning->server, planning->job->model, &forecast, !row->realtime);
+	cost = llmb_forecast_cost(planning->server, planning->job->model, &forecast, !row->realtime);
+	/* the row lives as long as the flight */
+	row->forecast_cost = cost ? MemoryContextStrdup(planning->context, cost) : NULL;
 }
 
 /* ---- planning ---- */

@@ -188,6 +188,13 @@ shorter(long a, long b)
 	return a < 0 ? b : b < 0 ? a : Min(a, b);
 }
 
+/* Milliseconds until work is looked for that no wake-up has announced. */
+static long
+until_sweep(TimestampTz last_look)
+{
+	return Max(llmb_sweep_interval_s * 1000L - TimestampDifferenceMilliseconds(last_look, GetCurrentTimestamp()), 0);
+}
+
 /* A call that is out for one of the batches, and what it does; or NULL. */
 static const char *
 call_in_words(void)
@@ -261,16 +268,45 @@ check_extension(TimestampTz *last)
 	*last = now;
 }
 
+/*
+ * What is palloc'd in a turn goes with it.  Under AddressSanitizer it goes back
+ * to the system, so that whoever looks at it afterwards is found out; a reset
+ * keeps the first block.
+ */
 static void
-main_loop(MemoryContext turn)
+renew_turn_memory(void)
+{
+	static MemoryContext turn = NULL;
+
+	Assert(turn == NULL || CurrentMemoryContext == turn);
+#ifdef __SANITIZE_ADDRESS__
+	if (turn)
+	{
+		MemoryContextSwitchTo(TopMemoryContext);
+		MemoryContextDelete(turn);
+		turn = NULL;
+	}
+#endif
+	/* of no standard size, for these are kept for others when they are deleted */
+	if (turn == NULL)
+		turn = AllocSetContextCreate(TopMemoryContext, "llm_batch turn", 0, 16 * 1024, ALLOCSET_DEFAULT_MAXSIZE);
+	else
+		MemoryContextReset(turn);
+	MemoryContextSwitchTo(turn);
+}
+
+static void
+main_loop(void)
 {
 	TimestampTz idle_since = GetCurrentTimestamp();
 	TimestampTz last_check = idle_since;
+	TimestampTz last_look = idle_since;
 
 	for (;;)
 	{
 		long		timeout;
-		bool		sweep = false;
+		bool		woken;
+		bool		sweep;
 
 		CHECK_FOR_INTERRUPTS();
 		if (ConfigReloadPending)
@@ -280,12 +316,11 @@ main_loop(MemoryContext turn)
 		}
 		if (!llmb_enabled)
 			leave(true, "llm_batch.enabled is off");
-		Assert(CurrentMemoryContext == turn);
-		MemoryContextReset(turn);
+		renew_turn_memory();
 		while (llmb_call_serve())
 		{
 			CHECK_FOR_INTERRUPTS();
-			MemoryContextReset(turn);
+			renew_turn_memory();
 		}
 		check_extension(&last_check);
 		timeout = llmb_lifecycle_step();
@@ -319,12 +354,13 @@ main_loop(MemoryContext turn)
 			show_waiting(timeout);
 		if (llmb_http_busy())
 			timeout = shorter(timeout, STILL_THERE_MS);
-		else if (llmb_lifecycle_busy() && (timeout < 0 || timeout > llmb_sweep_interval_s * 1000L))
-		{
-			timeout = llmb_sweep_interval_s * 1000L;
-			sweep = true;
-		}
-		if ((llmb_http_wait(timeout) && llmb_worker_is_wanted()) || sweep)
+		else
+			timeout = shorter(timeout, until_sweep(last_look));
+		woken = llmb_http_wait(timeout) && llmb_worker_is_wanted();
+		sweep = !woken && until_sweep(last_look) == 0;
+		if (woken || sweep)
+			last_look = GetCurrentTimestamp();
+		if (woken || (sweep && (llmb_lifecycle_busy() || has_work())))
 		{
 			/* it may have become one meanwhile */
 			if (database_is_template())
@@ -338,8 +374,6 @@ main_loop(MemoryContext turn)
 void
 llmb_worker_main(Datum arg)
 {
-	MemoryContext turn;
-
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	pqsignal(SIGTERM, die);
 	BackgroundWorkerUnblockSignals();
@@ -354,9 +388,8 @@ llmb_worker_main(Datum arg)
 		leave(true, NULL);
 	llmb_worker_arrives();
 	show_start();
-	turn = AllocSetContextCreate(TopMemoryContext, "llm_batch turn", ALLOCSET_DEFAULT_SIZES);
-	MemoryContextSwitchTo(turn);
+	renew_turn_memory();
 	llmb_http_init();
 	llmb_lifecycle_begin();
-	main_loop(turn);
+	main_loop();
 }

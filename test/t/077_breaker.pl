@@ -102,4 +102,22 @@ like($node->psql('postgres', q{CALL llm_batch.check_server('dead')}) // '', qr/^
 wait_until($node, "SELECT breaker = 'closed' FROM llm_batch.server_health() WHERE server = 'dead'", 'and closes the breaker');
 
 check_sim($_) foreach $dead, $alive;
+
+# ---- a crowd of them ----
+
+my $pid = worker_pid($node);
+sql($node, q{
+	DO $$ BEGIN
+		FOR n IN 1 .. 270 LOOP
+			EXECUTE format($f$CREATE SERVER s%s FOREIGN DATA WRAPPER llm_batch OPTIONS
+				(api 'openai', base_url 'http://127.0.0.1:9/v1', batch 'off', retry_base '50ms', retry_max '10min', connect_timeout '1s')$f$, n);
+			EXECUTE format($f$CREATE USER MAPPING FOR PUBLIC SERVER s%s OPTIONS (api_key 'k')$f$, n);
+			PERFORM llm_batch.submit_prompts('{Nobody answers.}', 'gpt-6-luna', server => ('s' || n)::name, labels => '{"crowd": true}');
+		END LOOP;
+	END $$});
+wait_until($node, q{SELECT count(DISTINCT job_id) > 200 FROM llm_batch.events WHERE labels ? 'crowd' AND kind IN ('slowed', 'held')}, 'hundreds of servers do not answer');
+is(wait_job($node, prompts('alive', 3, 'realtime')), 'succeeded', 'among hundreds that do not answer one that does is as ever');
+is(worker_pid($node), $pid, 'by the same worker');
+is(sql($node, q{SELECT count(*) FROM llm_batch.progress WHERE labels ? 'crowd' AND (state NOT IN ('waiting', 'running') OR uncertain > 0)}), 0,
+	'the others wait, and nothing is uncertain');
 done_testing();

@@ -492,7 +492,7 @@ sub check
 {
 	($api) = @_;
 	$calls = $CALLS{$api};
-	$orders = "$PostgreSQL::Test::Utils::tmp_check/orders";
+	$orders = PostgreSQL::Test::Utils::tempdir('crash') . '/orders';
 	$node = start_node(
 		conf => [
 			'restart_after_crash = on', "llm_batch.write_back_rows = $SLICE", "llm_batch.crash_file = '$orders'",

@@ -160,7 +160,7 @@ sub load_articles
 {
 	my ($node) = @_;
 	my $file = ($ENV{LLM_BATCH_SHARED} // "$TOP/../shared") . '/data/articles.jsonl.gz';
-	my $copy = "$PostgreSQL::Test::Utils::tmp_check/articles.copy";
+	my $copy = PostgreSQL::Test::Utils::tempdir('articles') . '/copy';
 	my $count = 0;
 
 	return 0 if !-r $file;
