@@ -383,6 +383,9 @@ note_times(const LlmbJob *job, TimestampTz now)
 		next_look = job->retry_at;
 	if (job->deadline > now && (next_look == 0 || job->deadline < next_look))
 		next_look = job->deadline;
+	/* stored answers whose time is not known yet */
+	if (job->unapplied > 0 && next_answer == 0)
+		answers_pending = true;
 }
 
 /* Jobs are to be looked at by then; 0 never. */

@@ -496,8 +496,9 @@ take_turn(LlmbRealtime *realtime, LlmbGround *ground)
 	llmb_turn_commit();
 
 	/* some may be queued again, for a time that the job's next look takes note of */
-	if (succeeded < count)
+	if (succeeded < count || flight->intake.stored)
 		llmb_fleet_look_at_jobs();
+	flight->intake.stored = false;
 	realtime->marked = flight->row->marked;
 	llmb_outcomes_stored(&flight->intake, positions, count, succeeded);
 	for (int i = 0; count > 0 && i < realtime->slot_count; i++)

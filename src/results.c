@@ -502,6 +502,7 @@ store_slice(Slice *slice)
 	llmb_store_put_results(job, slice->results, slice->count);
 	if (delta.unapplied > 0)
 		llmb_store_answer_wait(job, slice->results, slice->count, LATER_BASE_MS);
+	slice->intake->stored |= delta.unapplied > 0;
 	llmb_store_count(job, &delta);
 }
 

@@ -31,6 +31,7 @@ typedef struct LlmbIntake
 	int			answered;		/* by this process, for good */
 	double		dearest;		/* USD that one item has cost at most, of those with a known cost */
 	int64		lines;			/* of the file that is being read */
+	bool		stored;			/* answers wait for locked rows; whoever has their time noted clears it */
 	int			strange_lines;	/* no, unknown or repeated custom_id */
 	int			with_usage;		/* items whose usage the provider told, and its sums: */
 	int64		input_tokens;

@@ -433,6 +433,10 @@ flight_lines(LlmbParty *party, char *lines, size_t len)
 		return;
 	}
 	llmb_take_lines(&flight->intake, lines, len);
+	/* a look at the jobs finds the time of answers that wait for locked rows */
+	if (flight->intake.stored)
+		llmb_fleet_look_at_jobs();
+	flight->intake.stored = false;
 	if (flight->intake.lines > MOST_LINES_ANYWAY + 2 * (int64) flight->row->item_count)
 		give_up_file(flight);
 }

@@ -288,4 +288,24 @@ foreach my $role (qw(loud hushed))
 }
 check_sim($sim);
 
+# ---- README: how to type a key that nothing logs ----
+
+my $usual = start_node(name => 'usual', preload => 'llm_batch,pg_stat_statements', conf => [
+	q{log_statement = 'all'}, 'log_min_duration_statement = 0', 'log_parameter_max_length = -1', q{pg_stat_statements.track = 'all'} ]);
+my ($recipe) = slurp_file("$FindBin::RealBin/../../README.md") =~ /```sql\n(BEGIN;\n(?:(?!```).)*\\getenv(?:(?!```).)*)```/s;
+ok($recipe, 'README has a recipe');
+sql($usual, q{CREATE ROLE boss; CREATE EXTENSION pg_stat_statements; CREATE SERVER openai FOREIGN DATA WRAPPER llm_batch OPTIONS (api 'openai')});
+foreach my $time (qw(once twice))
+{
+	local $ENV{OPENAI_API_KEY} = $KEY;
+	my ($status, $out, $error) = $usual->psql('postgres', $recipe // '');
+
+	is($error =~ /ERROR/ ? 'refused' : 'done', $time eq 'once' ? 'done' : 'refused', "it is followed $time");
+}
+is(sql($usual, q{SELECT count(*) FROM pg_user_mappings WHERE usename = 'boss'}), '1', 'the mapping is there');
+unlike(slurp_file($usual->logfile), qr/\Q$KEY\E/, 'its key is not in the log, not even of the one that failed');
+like(slurp_file($usual->logfile), qr/CREATE SERVER openai/, 'where other statements are');
+is(sql($usual, "SELECT count(*) FROM pg_stat_statements WHERE query ~ '" . substr($KEY, 0, 9) . "' AND query !~ 'pg_stat_statements'"), '0',
+	'and not among the statistics');
+
 done_testing();
