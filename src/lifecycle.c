@@ -488,6 +488,34 @@ troubled(void)
 	return 5000;
 }
 
+/* In a database without a history only probes have something to do. */
+static void
+look_for_history(void *arg)
+{
+	bool	   *has_history = arg;
+
+	llmb_turn_begin("looking for work");
+	*has_history = llmb_store_has_history();
+	if (!*has_history)
+		llmb_probe_start_asked();
+	llmb_turn_commit();
+}
+
+/*
+ * Every job begins with an event.  Where there are jobs and the sequence of
+ * events was never used, a dump is being restored: the tables come one by
+ * one, and an event written by us would take the place of one to come.
+ */
+static bool
+has_history(void)
+{
+	static bool has = false;
+
+	if (!has)
+		(void) llmb_guarded(look_for_history, &has, "llm_batch: looking for work");
+	return has;
+}
+
 long
 llmb_lifecycle_step(void)
 {
@@ -497,6 +525,8 @@ llmb_lifecycle_step(void)
 	LlmbFlight *flight;
 	bool		did = false;
 
+	if (!has_history())
+		return -1;
 	dirty |= llmb_fleet_wants_look();
 	if (commands_pending)
 		return obey() ? 0 : troubled();

@@ -104,6 +104,8 @@ extern List *llmb_store_active_jobs(void);	/* of LlmbJob, by priority, id */
 extern LlmbJob *llmb_store_job(int64 job);	/* NULL: no such job */
 extern LlmbJobDef *llmb_store_job_def(int64 job);
 extern bool llmb_store_has_work(void);
+/* Was any event ever written here, or restored with all that is older? */
+extern bool llmb_store_has_history(void);
 
 /* Adds to the counters of a job; they must sum up to nothing. */
 typedef struct LlmbDelta

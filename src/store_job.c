@@ -267,6 +267,16 @@ llmb_store_job_def(int64 job)
 }
 
 bool
+llmb_store_has_history(void)
+{
+	LlmbRows   *rows = llmb_sql("SELECT is_called FROM llm_batch.event_id_seq", "");
+	bool		has = llmb_row_bool(rows, 0, 1);
+
+	llmb_sql_done(rows);
+	return has;
+}
+
+bool
 llmb_store_has_work(void)
 {
 	LlmbRows   *rows = llmb_sql("SELECT EXISTS (SELECT FROM llm_batch.job WHERE state IN ('waiting', 'running', 'paused', 'cancelling') "
