@@ -8,6 +8,7 @@ OBJS = \
 	src/bulk.o \
 	src/cadence.o \
 	src/call.o \
+	src/clock.o \
 	src/control.o \
 	src/crash.o \
 	src/estimate.o \

@@ -26,13 +26,6 @@
 
 static LlmbParty *answered_parties = NULL;
 
-int64
-llmb_now_ms(void)
-{
-	return (int64) (GetCurrentTimestamp() / 1000) +
-		((int64) (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE)) * SECS_PER_DAY * 1000;
-}
-
 /* ---- guarding ---- */
 
 bool

@@ -9,6 +9,7 @@
 #define LLMB_CALL_H
 
 #include "batch.h"
+#include "clock.h"
 #include "http.h"
 #include "options.h"
 #include "spool.h"
@@ -47,9 +48,6 @@ struct LlmbParty
 	int64		answered_retry_ms;
 	LlmbParty  *next;			/* in the list of answered ones */
 };
-
-/* Epoch milliseconds; the one clock of calls. */
-extern int64 llmb_now_ms(void);
 
 /*
  * Starts a call; its end comes through party->ended from llmb_call_serve().

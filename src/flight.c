@@ -57,13 +57,6 @@ llmb_flight_keep(LlmbFlight *flight, const char *text)
 	return text ? MemoryContextStrdup(flight->context, text) : NULL;
 }
 
-int64
-llmb_epoch_ms(TimestampTz when)
-{
-	return when ? (int64) (when / 1000) +
-		((int64) (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE)) * SECS_PER_DAY * 1000 : 0;
-}
-
 /* In a turn: the one place where a batch's state changes. */
 void
 llmb_flight_become(LlmbFlight *flight, LlmbBatchState state)

@@ -153,6 +153,5 @@ extern int64 llmb_flight_back_off(LlmbFlight *flight, const LlmbServer *server, 
 /* A string that lives as long as the flight. */
 extern char *llmb_flight_keep(LlmbFlight *flight, const char *text);
 extern void llmb_flight_drop_spool(LlmbFlight *flight);
-extern int64 llmb_epoch_ms(TimestampTz when);	/* 0 for 0 */
 
 #endif							/* LLMB_FLIGHT_H */

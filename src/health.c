@@ -26,7 +26,7 @@
 #include "utils/timestamp.h"
 #include "utils/tuplestore.h"
 
-#include "call.h"
+#include "clock.h"
 #include "compat.h"
 #include "health.h"
 #include "log.h"
@@ -356,12 +356,6 @@ llmb_health_words(const LlmbHealth *health)
 
 /* ---- looking at it ---- */
 
-static TimestampTz
-timestamp_of(int64 epoch_ms)
-{
-	return (TimestampTz) (epoch_ms - ((int64) (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE)) * SECS_PER_DAY * 1000) * 1000;
-}
-
 /* Of the last minute. */
 static void
 count_recent(const Record *record, int64 now, int *calls, int *errors)
@@ -388,9 +382,9 @@ put_row(ReturnSetInfo *result, const Record *record, const char *name)
 	values[0] = DirectFunctionCall1(namein, CStringGetDatum(name));
 	values[1] = CStringGetTextDatum(llmb_breaker_name(record->breaker.state));
 	nulls[2] = record->breaker.since_ms == 0;
-	values[2] = TimestampTzGetDatum(timestamp_of(record->breaker.since_ms));
+	values[2] = TimestampTzGetDatum(llmb_timestamp(record->breaker.since_ms));
 	nulls[3] = record->breaker.state != LLMB_BREAKER_OPEN;
-	values[3] = TimestampTzGetDatum(timestamp_of(record->breaker.retry_ms));
+	values[3] = TimestampTzGetDatum(llmb_timestamp(record->breaker.retry_ms));
 	values[4] = Int32GetDatum(record->breaker.failures);
 	values[5] = Int32GetDatum(record->in_flight);
 	values[6] = Int64GetDatum(record->calls);

@@ -21,6 +21,7 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
+#include "clock.h"
 #include "log.h"
 
 int			llmb_log_events = LLMB_LOG_OFF;
@@ -176,8 +177,7 @@ void
 llmb_log_time(LlmbLogLine *line, const char *name, int64 epoch_ms)
 {
 	if (epoch_ms != 0)
-		put_time(line, name, (TimestampTz) (epoch_ms -
-											((int64) (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE)) * SECS_PER_DAY * 1000) * 1000);
+		put_time(line, name, llmb_timestamp(epoch_ms));
 }
 
 void

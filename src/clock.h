@@ -1,0 +1,22 @@
+/*-------------------------------------------------------------------------
+ *
+ * clock.h
+ *		The two ways to tell the time: PostgreSQL's timestamps, and epoch
+ *		milliseconds, as providers and policies have them.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef LLMB_CLOCK_H
+#define LLMB_CLOCK_H
+
+#include "postgres.h"
+
+#include "datatype/timestamp.h"
+
+/* Epoch milliseconds; the one clock of calls. */
+extern int64 llmb_now_ms(void);
+/* A timestamp as epoch milliseconds, and back; 0 for 0. */
+extern int64 llmb_epoch_ms(TimestampTz when);
+extern TimestampTz llmb_timestamp(int64 epoch_ms);
+
+#endif							/* LLMB_CLOCK_H */
