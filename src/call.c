@@ -190,6 +190,15 @@ llmb_call_drop(LlmbParty *party)
 
 /* ---- serving ---- */
 
+char *
+llmb_ending_in_words(const LlmbEnding *ending)
+{
+	if (ending->wire != LLMB_WIRE_OK)
+		return pstrdup(ending->error);
+	return ending->reply.code ? psprintf("HTTP %d, %s", ending->status, ending->reply.code) :
+		psprintf("HTTP %d", ending->status);
+}
+
 typedef struct Service
 {
 	LlmbParty  *party;

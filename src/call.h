@@ -56,6 +56,8 @@ struct LlmbParty
 extern bool llmb_call_start(LlmbParty *party, const LlmbServer *server, LlmbVerb verb,
 							const LlmbBatchRef *ref, const char *key, LlmbSpool *spool);
 extern bool llmb_call_busy(const LlmbParty *party);
+/* What happened, in words that quote neither key nor prompt; in the current memory context. */
+extern char *llmb_ending_in_words(const LlmbEnding *ending);
 /* Forgets a call, if one is under way. */
 extern void llmb_call_drop(LlmbParty *party);
 

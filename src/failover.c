@@ -230,15 +230,6 @@ try_later(Comparison *comparison, const LlmbServer *server, const char *why)
 	wait_ms(comparison, ms);
 }
 
-static char *
-in_words(const LlmbEnding *ending)
-{
-	if (ending->wire != LLMB_WIRE_OK)
-		return pstrdup(ending->error);
-	return ending->reply.code ? psprintf("HTTP %d, %s", ending->status, ending->reply.code) :
-		psprintf("HTTP %d", ending->status);
-}
-
 /* ---- what was found ---- */
 
 static bool
@@ -642,14 +633,14 @@ list_ended(Comparison *comparison, const LlmbEnding *ending, const LlmbServer *s
 	if (ending->wire == LLMB_WIRE_OK && ending->reply.fault == LLMB_FAULT_GONE)
 	{
 		say(comparison, "uncertain", "server \"%s\" has no list of batches (%s): what the old primary sent just before the failover "
-			"is sent again, and perhaps paid twice", comparison->server, in_words(ending));
+			"is sent again, and perhaps paid twice", comparison->server, llmb_ending_in_words(ending));
 		return PASS_LAST;
 	}
 	if (ending->wire != LLMB_WIRE_OK || ending->reply.fault != LLMB_FAULT_NONE ||
 		is_endless(comparison, ending->reply.next_cursor))
 	{
 		char	   *why = ending->reply.fault == LLMB_FAULT_NONE && ending->wire == LLMB_WIRE_OK ?
-			pstrdup("the list does not end") : in_words(ending);
+			pstrdup("the list does not end") : llmb_ending_in_words(ending);
 
 		begin_anew(comparison);
 		try_later(comparison, server, why);
@@ -721,7 +712,7 @@ fetch_ended(Comparison *comparison, const LlmbEnding *ending, const LlmbServer *
 	if (ending->wire == LLMB_WIRE_OK && (ending->status == 200 || ending->reply.fault == LLMB_FAULT_GONE))
 		note_read(comparison);
 	else
-		try_later(comparison, server, in_words(ending));
+		try_later(comparison, server, llmb_ending_in_words(ending));
 }
 
 /* ---- calls ---- */

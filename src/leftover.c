@@ -236,10 +236,7 @@ decide(Removal *removal, const LlmbEnding *ending)
 	}
 	else
 		try_later(leftover, row, llmb_server_by_name(row->server),
-				  ending->wire != LLMB_WIRE_OK ? ending->error :
-				  ending->reply.code ? psprintf("HTTP %d, %s", ending->status, ending->reply.code) :
-				  psprintf("HTTP %d", ending->status),
-				  ending->wire == LLMB_WIRE_OK && fault == LLMB_FAULT_REQUEST);
+				  llmb_ending_in_words(ending), ending->wire == LLMB_WIRE_OK && fault == LLMB_FAULT_REQUEST);
 }
 
 static void

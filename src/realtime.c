@@ -153,15 +153,6 @@ note_trouble(LlmbRealtime *realtime, const char *what)
 
 /* ---- replies: no transaction here, the next step has one for all ---- */
 
-static char *
-reply_in_words(const LlmbEnding *ending)
-{
-	if (ending->wire != LLMB_WIRE_OK)
-		return pstrdup(ending->error);
-	return ending->reply.code ? psprintf("HTTP %d, %s", ending->status, ending->reply.code) :
-		psprintf("HTTP %d", ending->status);
-}
-
 /*
  * While the server fails whoever asks, its failures are not charged to the
  * item that went to see; that it is the item that makes it fail is believed
@@ -179,7 +170,7 @@ static LlmbPaceEnd
 end_slot(Slot *slot, const LlmbEnding *ending)
 {
 	LlmbRealtime *realtime = slot->realtime;
-	char	   *words = reply_in_words(ending);
+	char	   *words = llmb_ending_in_words(ending);
 
 	if (ending->wire == LLMB_WIRE_NOT_SENT)
 	{

@@ -42,17 +42,6 @@ static void still_running(LlmbFlight *flight, const LlmbRemoteBatch *remote,
 
 /* ---- replies ---- */
 
-/* What happened, in words that quote neither key nor prompt. */
-static char *
-in_words(const LlmbEnding *ending)
-{
-	if (ending->wire != LLMB_WIRE_OK)
-		return pstrdup(ending->error);
-	if (ending->reply.code)
-		return psprintf("HTTP %d, %s", ending->status, ending->reply.code);
-	return psprintf("HTTP %d", ending->status);
-}
-
 /* A long outage makes no long history: tries 1, 2, 3, 4, 8, 16, ... are told. */
 static bool
 is_told(int tries)
@@ -68,7 +57,7 @@ try_later(LlmbFlight *flight, const LlmbEnding *ending, const LlmbServer *server
 
 	if (is_told(flight->tries))
 		llmb_flight_say(flight, "retry", "%s did not succeed (%s), try %d; the next in %.1f s",
-			what, in_words(ending), flight->tries, ms / 1000.0);
+			what, llmb_ending_in_words(ending), flight->tries, ms / 1000.0);
 	llmb_flight_wait(flight, ms);
 }
 
@@ -165,7 +154,7 @@ file_is_gone(LlmbFlight *flight, const LlmbEnding *ending, const LlmbGround *gro
 	flight->row->remote_input = NULL;
 	llmb_flight_become(flight, LLMB_PLANNED);
 	llmb_flight_say(flight, "file_gone", "the provider does not have the request file any more (%s): it is uploaded anew",
-					in_words(ending));
+					llmb_ending_in_words(ending));
 	llmb_flight_wait(flight, llmb_flight_back_off(flight, ground->server, -1));
 }
 
@@ -175,7 +164,7 @@ refuse_account(LlmbFlight *flight, const LlmbEnding *ending, const LlmbGround *g
 {
 	llmb_flight_await_mend(flight, ground->server, ground->job,
 						   psprintf("%s: the provider refused %s (%s)",
-									ending->reply.fault == LLMB_FAULT_KEY ? "auth" : "quota", what, in_words(ending)));
+									ending->reply.fault == LLMB_FAULT_KEY ? "auth" : "quota", what, llmb_ending_in_words(ending)));
 }
 
 static bool
@@ -198,25 +187,25 @@ refused(LlmbFlight *flight, const LlmbEnding *ending, const LlmbGround *ground, 
 			break;
 		case LLMB_FAULT_TOO_LARGE:
 			if (flight->row->item_count > 1 && !flight->cancel)
-				split(flight, ground, in_words(ending));
+				split(flight, ground, llmb_ending_in_words(ending));
 			else
-				llmb_flight_refused(flight, LLMB_TOO_LARGE, in_words(ending));
+				llmb_flight_refused(flight, LLMB_TOO_LARGE, llmb_ending_in_words(ending));
 			break;
 		case LLMB_FAULT_QUEUE_FULL:
 			if (flight->cancel)
-				llmb_flight_refused(flight, flight->cancel_code, in_words(ending));
+				llmb_flight_refused(flight, flight->cancel_code, llmb_ending_in_words(ending));
 			else if (ending->reply.queue_tokens == 0 && flight->tries < MAX_FULL_TRIES)
 				try_later(flight, ending, ground->server, what);
 			else
-				dissolve(flight, ending, ground, in_words(ending));
+				dissolve(flight, ending, ground, llmb_ending_in_words(ending));
 			break;
 		case LLMB_FAULT_GONE:
 		case LLMB_FAULT_REQUEST:
 			if (ending->reply.fault == LLMB_FAULT_GONE && flight->row->remote_input && flight->gone++ < MAX_UPLOADS)
 				file_is_gone(flight, ending, ground);
 			/* where the create carries the requests it may be for one of them */
-			else if (!(ground->server->provider->inline_requests && halve(flight, ground, in_words(ending))))
-				llmb_flight_refused(flight, LLMB_INVALID_REQUEST, in_words(ending));
+			else if (!(ground->server->provider->inline_requests && halve(flight, ground, llmb_ending_in_words(ending))))
+				llmb_flight_refused(flight, LLMB_INVALID_REQUEST, llmb_ending_in_words(ending));
 			break;
 		default:
 			try_later(flight, ending, ground->server, what);
@@ -334,7 +323,7 @@ find_ended(LlmbFlight *flight, const LlmbEnding *ending, const LlmbGround *groun
 	}
 	if (ending->reply.fault != LLMB_FAULT_NONE)
 	{
-		upload_anew(flight, psprintf("this endpoint does not list its files (%s), so that the request file cannot be looked for", in_words(ending)));
+		upload_anew(flight, psprintf("this endpoint does not list its files (%s), so that the request file cannot be looked for", llmb_ending_in_words(ending)));
 		return;
 	}
 	wait = take_files(flight, &ending->reply, &found);
@@ -402,7 +391,7 @@ route_is_good(LlmbFlight *flight)
 static void
 gone(LlmbFlight *flight, const LlmbEnding *ending, const LlmbGround *ground, const char *what)
 {
-	const char *why = psprintf("the provider does not know the %s any more (%s)", what, in_words(ending));
+	const char *why = psprintf("the provider does not know the %s any more (%s)", what, llmb_ending_in_words(ending));
 
 	if (proves_nothing(flight, ground))
 		return;
@@ -459,7 +448,7 @@ create_ended(LlmbFlight *flight, const LlmbEnding *ending, const LlmbGround *gro
 		/* it may have been created all the same: never send it twice */
 		llmb_flight_become(flight, LLMB_VERIFYING);
 		llmb_flight_say(flight, "verifying", "creating the batch was not answered (%s): looking for it at the provider",
-			in_words(ending));
+			llmb_ending_in_words(ending));
 		llmb_flight_wait(flight, llmb_flight_back_off(flight, ground->server, ending->reply.retry_after_ms));
 	}
 }
@@ -827,7 +816,7 @@ server_dropped(LlmbFlight *flight, const LlmbEnding *ending, const LlmbJob *job)
 	{
 		llmb_flight_become(flight, LLMB_VERIFYING);
 		llmb_flight_say(flight, "verifying", "the server was dropped while the batch was being created (%s): it is looked for when the server is there again",
-						in_words(ending));
+						llmb_ending_in_words(ending));
 	}
 	llmb_flight_await_mend(flight, NULL, job, psprintf("server \"%s\" does not exist any more", flight->row->server));
 }
