@@ -3,6 +3,8 @@
 MODULE_big = llm_batch
 OBJS = \
 	src/answer.o \
+	src/as_owner.o \
+	src/ask.o \
 	src/batch.o \
 	src/breaker.o \
 	src/bulk.o \
@@ -13,6 +15,7 @@ OBJS = \
 	src/crash.o \
 	src/estimate.o \
 	src/failover.o \
+	src/fill.o \
 	src/fleet.o \
 	src/flight.o \
 	src/guc.o \

@@ -68,6 +68,10 @@ CREATE TABLE llm_batch.job (
 	model text NOT NULL,
 	mode text NOT NULL,
 	task text,
+	attachment_id bigint,
+	prompt_version int NOT NULL DEFAULT 1,
+	atomic boolean NOT NULL DEFAULT false,
+	after bigint,
 	state text NOT NULL CHECK (state IN ('waiting', 'running', 'paused', 'cancelling',
 										 'succeeded', 'partial', 'failed', 'cancelled')),
 	reason text,
@@ -95,6 +99,7 @@ CREATE TABLE llm_batch.job (
 	created_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
 	started_at timestamptz,
 	finished_at timestamptz,
+	forgotten_at timestamptz,
 	system_identifier bigint NOT NULL,
 	database_oid bigint NOT NULL,
 	CHECK (total = queued + in_flight + succeeded + failed + cancelled),
@@ -103,7 +108,17 @@ CREATE TABLE llm_batch.job (
 ) WITH (fillfactor = 50);
 CREATE INDEX job_active ON llm_batch.job (id)
 	WHERE state IN ('waiting', 'running', 'paused', 'cancelling');
+-- whose time may be over, by the setting that says so; and who is on the way out
+CREATE INDEX job_ended ON llm_batch.job ((CASE WHEN attachment_id IS NULL THEN state ELSE 'task' END), finished_at, id)
+	WHERE finished_at IS NOT NULL AND forgotten_at IS NULL;
+CREATE INDEX job_forgotten ON llm_batch.job (id) WHERE forgotten_at IS NOT NULL;
+CREATE INDEX job_after ON llm_batch.job (after) WHERE after IS NOT NULL;
 COMMENT ON TABLE llm_batch.job IS 'one call of submit: state and counters; only the worker changes them';
+COMMENT ON COLUMN llm_batch.job.attachment_id IS 'the task''s attachment whose rows it answers; NULL: a person''s submit';
+COMMENT ON COLUMN llm_batch.job.prompt_version IS 'of the task''s prompt; 1 without a task';
+COMMENT ON COLUMN llm_batch.job.after IS 'it starts when that job has ended';
+COMMENT ON COLUMN llm_batch.job.forgotten_at IS
+'since when the worker removes it, with all that belongs to it: this row goes last';
 COMMENT ON COLUMN llm_batch.job.planned_to IS 'highest ordinal that was ever given to a batch';
 COMMENT ON COLUMN llm_batch.job.awaits_mend IS
 'paused for what is mended elsewhere (key, quota, server, privilege): looked at again by itself';
@@ -122,7 +137,13 @@ CREATE TABLE llm_batch.job_def (
 	params jsonb NOT NULL,
 	schema json,
 	time_zone text NOT NULL,
-	targets_hash bigint NOT NULL	-- of what the target columns could take at submit
+	targets_hash bigint NOT NULL,	-- of what the target columns could take at submit
+	mask_pii boolean NOT NULL DEFAULT false,
+	filter text,
+	row_limit bigint,
+	query text,
+	on_success text,
+	on_error text
 );
 COMMENT ON TABLE llm_batch.job_def IS 'what a job asks: template, source, target; by name, never by oid';
 
@@ -346,6 +367,112 @@ CREATE TABLE llm_batch.compared (
 COMMENT ON TABLE llm_batch.compared IS
 'since which timeline the batches that a server lists for an owner''s key were compared with our tables; a row that is deleted has it done once more';
 
+----------------------------------------------------------------------------
+-- Tasks.  What people change (task, task_version, attachment) the worker only
+-- reads; what it writes (gathering, task_item) they only read.  Triggers only
+-- append to inbox, so that nobody's transaction ever waits for another's.
+----------------------------------------------------------------------------
+
+CREATE SEQUENCE llm_batch.task_id_seq;
+CREATE TABLE llm_batch.task (
+	id bigint PRIMARY KEY DEFAULT pg_catalog.nextval('llm_batch.task_id_seq'),
+	name text NOT NULL UNIQUE,
+	owner name NOT NULL,
+	enabled boolean NOT NULL DEFAULT true,
+	version int NOT NULL,
+	preset text,
+	server name NOT NULL,
+	model text NOT NULL,
+	mode text NOT NULL,
+	priority int NOT NULL,
+	target text,
+	key text,
+	filter text,
+	mask_pii boolean NOT NULL,
+	max_cost numeric,
+	deadline interval,
+	max_items int NOT NULL CHECK (max_items BETWEEN 1 AND 50000),
+	max_wait interval NOT NULL CHECK (max_wait BETWEEN '0' AND '7 days'),
+	labels jsonb NOT NULL,
+	on_success text,
+	on_error text,
+	time_zone text NOT NULL,
+	created_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
+	changed_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
+	system_identifier bigint NOT NULL,
+	database_oid bigint NOT NULL
+);
+COMMENT ON TABLE llm_batch.task IS 'a named definition of jobs; triggers feed it';
+COMMENT ON COLUMN llm_batch.task.version IS 'of the prompt that rows get from now on';
+COMMENT ON COLUMN llm_batch.task.max_items IS 'so many changed rows travel at once, even if they are young';
+COMMENT ON COLUMN llm_batch.task.max_wait IS 'a changed row waits so long at most for others to travel with';
+COMMENT ON COLUMN llm_batch.task.max_cost IS 'USD that each of its jobs may cost; NULL: any';
+
+CREATE TABLE llm_batch.task_version (
+	task_id bigint NOT NULL,
+	version int NOT NULL,
+	prompt text NOT NULL,
+	system text,
+	params jsonb NOT NULL,
+	schema json,
+	created_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
+	PRIMARY KEY (task_id, version)
+);
+COMMENT ON TABLE llm_batch.task_version IS 'each prompt that a task has had; results name theirs as prompt_version';
+
+CREATE SEQUENCE llm_batch.attachment_id_seq;
+CREATE TABLE llm_batch.attachment (
+	id bigint PRIMARY KEY DEFAULT pg_catalog.nextval('llm_batch.attachment_id_seq'),
+	task_id bigint NOT NULL,
+	source_schema name NOT NULL,
+	source_table name NOT NULL,
+	key_columns name[] NOT NULL,
+	target_columns name[],
+	prompt text NOT NULL,
+	schema json,
+	targets_hash bigint NOT NULL,
+	upstream name[],
+	row_level boolean NOT NULL,
+	created_at timestamptz NOT NULL DEFAULT pg_catalog.now()
+);
+CREATE INDEX attachment_task ON llm_batch.attachment (task_id);
+COMMENT ON TABLE llm_batch.attachment IS 'a table whose rows a task answers, by name, never by oid';
+COMMENT ON COLUMN llm_batch.attachment.prompt IS 'the task''s template, for the columns of this table';
+COMMENT ON COLUMN llm_batch.attachment.upstream IS 'columns of the prompt that other tasks write: a row waits until they are there';
+
+CREATE SEQUENCE llm_batch.inbox_id_seq;
+CREATE TABLE llm_batch.inbox (
+	attachment_id bigint NOT NULL,
+	id bigint NOT NULL,
+	at timestamptz NOT NULL,
+	kind "char" NOT NULL,
+	key text,
+	PRIMARY KEY (attachment_id, id)
+) WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_analyze_scale_factor = 0.02);
+COMMENT ON TABLE llm_batch.inbox IS 'source rows that have changed, by key: the worker looks at each, and makes jobs of those that are to be answered';
+COMMENT ON COLUMN llm_batch.inbox.kind IS 'r: the row may have changed; a: it is to be answered again, changed or not; t: the table was emptied; l: something has changed, and which row could not be told';
+
+CREATE TABLE llm_batch.task_item (
+	attachment_id bigint NOT NULL,
+	key text NOT NULL,
+	prompt_hash bigint NOT NULL,
+	job_id bigint NOT NULL,
+	ordinal int NOT NULL,
+	version int NOT NULL,
+	PRIMARY KEY (attachment_id, key)
+) WITH (fillfactor = 80);
+CREATE INDEX task_item_job ON llm_batch.task_item (job_id);
+COMMENT ON TABLE llm_batch.task_item IS 'the newest item of each source row of a task';
+
+CREATE TABLE llm_batch.gathering (
+	attachment_id bigint PRIMARY KEY,
+	reason text,
+	gathered_at timestamptz,
+	rows bigint NOT NULL DEFAULT 0,
+	jobs bigint NOT NULL DEFAULT 0
+) WITH (fillfactor = 50);
+COMMENT ON TABLE llm_batch.gathering IS 'what the worker did with the rows of an attachment; reason: why it does nothing';
+
 -- lz4, where the server has it, is several times as fast as the default
 DO $$
 DECLARE
@@ -377,6 +504,12 @@ ALTER TABLE llm_batch.unapplied ENABLE ROW LEVEL SECURITY;
 ALTER TABLE llm_batch.event ENABLE ROW LEVEL SECURITY;
 ALTER TABLE llm_batch.command ENABLE ROW LEVEL SECURITY;
 ALTER TABLE llm_batch.probe ENABLE ROW LEVEL SECURITY;
+ALTER TABLE llm_batch.task ENABLE ROW LEVEL SECURITY;
+ALTER TABLE llm_batch.task_version ENABLE ROW LEVEL SECURITY;
+ALTER TABLE llm_batch.attachment ENABLE ROW LEVEL SECURITY;
+ALTER TABLE llm_batch.inbox ENABLE ROW LEVEL SECURITY;
+ALTER TABLE llm_batch.task_item ENABLE ROW LEVEL SECURITY;
+ALTER TABLE llm_batch.gathering ENABLE ROW LEVEL SECURITY;
 
 CREATE POLICY owner ON llm_batch.job FOR SELECT
 	USING (llm_batch.may_see(owner) OR pg_catalog.pg_has_role('pg_monitor', 'USAGE'));
@@ -407,16 +540,33 @@ CREATE POLICY owner ON llm_batch.answer FOR SELECT
 	USING (job_id IN (SELECT j.id FROM llm_batch.job j WHERE llm_batch.may_see(j.owner)));
 CREATE POLICY owner ON llm_batch.probe FOR SELECT
 	USING (llm_batch.may_see(role));
+-- keys and prompts are text: monitors see neither
+CREATE POLICY owner ON llm_batch.task FOR SELECT
+	USING (llm_batch.may_see(owner));
+CREATE POLICY owner ON llm_batch.task_version FOR SELECT
+	USING (task_id IN (SELECT t.id FROM llm_batch.task t));
+CREATE POLICY owner ON llm_batch.attachment FOR SELECT
+	USING (task_id IN (SELECT t.id FROM llm_batch.task t));
+CREATE POLICY owner ON llm_batch.inbox FOR SELECT
+	USING (attachment_id IN (SELECT a.id FROM llm_batch.attachment a));
+CREATE POLICY owner ON llm_batch.task_item FOR SELECT
+	USING (attachment_id IN (SELECT a.id FROM llm_batch.attachment a));
+CREATE POLICY owner ON llm_batch.gathering FOR SELECT
+	USING (attachment_id IN (SELECT a.id FROM llm_batch.attachment a));
 
 GRANT SELECT ON llm_batch.job, llm_batch.job_def, llm_batch.item, llm_batch.prompt, llm_batch.queue,
 	llm_batch.batch, llm_batch.leftover, llm_batch.result, llm_batch.answer, llm_batch.unapplied, llm_batch.event,
-	llm_batch.command, llm_batch.probe TO PUBLIC;
+	llm_batch.command, llm_batch.probe, llm_batch.task, llm_batch.task_version, llm_batch.attachment,
+	llm_batch.inbox, llm_batch.task_item, llm_batch.gathering TO PUBLIC;
 
 COMMENT ON SEQUENCE llm_batch.job_id_seq IS 'ids of jobs';
 COMMENT ON SEQUENCE llm_batch.batch_id_seq IS 'ids of batches';
 COMMENT ON SEQUENCE llm_batch.event_id_seq IS 'ids of events';
 COMMENT ON SEQUENCE llm_batch.command_id_seq IS 'ids of commands, in the order they were given';
 COMMENT ON SEQUENCE llm_batch.probe_id_seq IS 'ids of calls of check_server';
+COMMENT ON SEQUENCE llm_batch.task_id_seq IS 'ids of tasks';
+COMMENT ON SEQUENCE llm_batch.attachment_id_seq IS 'ids of attachments';
+COMMENT ON SEQUENCE llm_batch.inbox_id_seq IS 'ids of changed rows: of two changes of one transaction the later has the higher one';
 
 -- Sequences too: without them ids would begin anew after a restore.
 SELECT pg_catalog.pg_extension_config_dump('llm_batch.job', '');
@@ -430,6 +580,15 @@ SELECT pg_catalog.pg_extension_config_dump('llm_batch.answer', '');
 SELECT pg_catalog.pg_extension_config_dump('llm_batch.unapplied', '');
 SELECT pg_catalog.pg_extension_config_dump('llm_batch.event', '');
 SELECT pg_catalog.pg_extension_config_dump('llm_batch.command', '');
+SELECT pg_catalog.pg_extension_config_dump('llm_batch.task', '');
+SELECT pg_catalog.pg_extension_config_dump('llm_batch.task_version', '');
+SELECT pg_catalog.pg_extension_config_dump('llm_batch.attachment', '');
+SELECT pg_catalog.pg_extension_config_dump('llm_batch.inbox', '');
+SELECT pg_catalog.pg_extension_config_dump('llm_batch.task_item', '');
+SELECT pg_catalog.pg_extension_config_dump('llm_batch.gathering', '');
+SELECT pg_catalog.pg_extension_config_dump('llm_batch.task_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('llm_batch.attachment_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('llm_batch.inbox_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('llm_batch.job_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('llm_batch.batch_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('llm_batch.event_id_seq', '');
@@ -765,8 +924,13 @@ CREATE TABLE llm_batch.spending (
 	cost_unknown bigint NOT NULL,
 	PRIMARY KEY (day, job_id, mode)
 ) WITH (fillfactor = 70);
+CREATE INDEX spending_job ON llm_batch.spending (job_id);
+CREATE UNIQUE INDEX spending_forgotten ON llm_batch.spending
+	(day, owner, server, model, mode, pg_catalog.jsonb_hash_extended(labels, 0)) WHERE job_id < 0;
 COMMENT ON TABLE llm_batch.spending IS
 'what attempts have cost, by day (UTC), job and mode; kept when the job is forgotten';
+COMMENT ON COLUMN llm_batch.spending.job_id IS
+'negative: of jobs that were forgotten, all with the same owner, server, model and labels in one row, under the number of one of them';
 COMMENT ON COLUMN llm_batch.spending.succeeded IS 'of the attempts: items that ended well at once, not after their answers had waited for a locked row';
 COMMENT ON COLUMN llm_batch.spending.real_time_cost IS
 'what the same requests would have cost in real time, one by one, with nothing cached';
@@ -846,7 +1010,8 @@ CREATE FUNCTION llm_batch.submit(
 	deadline interval DEFAULT NULL,
 	after bigint DEFAULT NULL,
 	request_key text DEFAULT NULL,
-	labels jsonb DEFAULT '{}')
+	labels jsonb DEFAULT '{}',
+	on_success text DEFAULT NULL, on_error text DEFAULT NULL)
 RETURNS bigint
 AS 'MODULE_PATHNAME', 'llmb_submit' LANGUAGE C VOLATILE;
 COMMENT ON FUNCTION llm_batch.submit IS
@@ -863,7 +1028,8 @@ CREATE FUNCTION llm_batch.submit_query(
 	deadline interval DEFAULT NULL,
 	after bigint DEFAULT NULL,
 	request_key text DEFAULT NULL,
-	labels jsonb DEFAULT '{}')
+	labels jsonb DEFAULT '{}',
+	on_success text DEFAULT NULL, on_error text DEFAULT NULL)
 RETURNS bigint
 AS 'MODULE_PATHNAME', 'llmb_submit_query' LANGUAGE C VOLATILE;
 COMMENT ON FUNCTION llm_batch.submit_query IS
@@ -880,7 +1046,8 @@ CREATE FUNCTION llm_batch.submit_prompts(
 	deadline interval DEFAULT NULL,
 	after bigint DEFAULT NULL,
 	request_key text DEFAULT NULL,
-	labels jsonb DEFAULT '{}')
+	labels jsonb DEFAULT '{}',
+	on_success text DEFAULT NULL, on_error text DEFAULT NULL)
 RETURNS bigint
 AS 'MODULE_PATHNAME', 'llmb_submit_prompts' LANGUAGE C VOLATILE;
 COMMENT ON FUNCTION llm_batch.submit_prompts IS
@@ -902,6 +1069,7 @@ CREATE FUNCTION llm_batch.preview(
 	after bigint DEFAULT NULL,
 	request_key text DEFAULT NULL,
 	labels jsonb DEFAULT '{}',
+	on_success text DEFAULT NULL, on_error text DEFAULT NULL,
 	n int DEFAULT 1)
 RETURNS TABLE (key text, request json)
 AS 'MODULE_PATHNAME', 'llmb_preview' LANGUAGE C VOLATILE;
@@ -923,7 +1091,8 @@ CREATE FUNCTION llm_batch.estimate(
 	deadline interval DEFAULT NULL,
 	after bigint DEFAULT NULL,
 	request_key text DEFAULT NULL,
-	labels jsonb DEFAULT '{}')
+	labels jsonb DEFAULT '{}',
+	on_success text DEFAULT NULL, on_error text DEFAULT NULL)
 RETURNS TABLE (server name, model text, asked boolean, items bigint, input_tokens bigint, output_tokens bigint,
 	cost_realtime numeric, cost_batch numeric, mode text, cost numeric, fits boolean, note text)
 AS 'MODULE_PATHNAME', 'llmb_estimate' LANGUAGE C VOLATILE;
@@ -978,6 +1147,11 @@ AS 'MODULE_PATHNAME', 'llmb_apply' LANGUAGE C STRICT;
 COMMENT ON FUNCTION llm_batch.apply(bigint) IS
 'writes stored answers again that could not be written, free of charge; returns how many will be tried';
 
+CREATE FUNCTION llm_batch.forget(job bigint) RETURNS void
+AS 'MODULE_PATHNAME', 'llmb_forget' LANGUAGE C STRICT;
+COMMENT ON FUNCTION llm_batch.forget(bigint) IS
+'has an ended job removed, with its prompts, answers and history; what it has cost stays in costs';
+
 CREATE PROCEDURE llm_batch.check_server(server name)
 AS 'MODULE_PATHNAME', 'llmb_check_server' LANGUAGE C;
 COMMENT ON PROCEDURE llm_batch.check_server(name) IS
@@ -1030,6 +1204,7 @@ SELECT j.id AS job_id, j.task, j.owner, j.server, j.model, j.mode,
 	s.state,
 	CASE
 		WHEN s.state OPERATOR(pg_catalog.<>) j.state THEN NULL
+		WHEN j.forgotten_at IS NOT NULL OR s.forget THEN 'is being forgotten'
 		WHEN j.reason IS NOT NULL THEN j.reason
 		WHEN j.state IN ('waiting', 'running', 'cancelling') THEN COALESCE(w.message, h.message)
 	END AS reason,
@@ -1047,7 +1222,8 @@ CROSS JOIN LATERAL (
 		WHEN j.finished_at IS NOT NULL THEN j.state
 		WHEN 'cancel' OPERATOR(pg_catalog.=) ANY (c.verbs) THEN 'cancelling'
 		WHEN c.verbs[pg_catalog.array_upper(c.verbs, 1)] OPERATOR(pg_catalog.=) 'pause' AND j.state IN ('waiting', 'running') THEN 'paused'
-		ELSE j.state END AS state
+		ELSE j.state END AS state,
+		COALESCE('forget' OPERATOR(pg_catalog.=) ANY (c.verbs), false) AND j.finished_at IS NOT NULL AS forget
 	FROM (SELECT pg_catalog.array_agg(verb ORDER BY id) AS verbs FROM llm_batch.command c WHERE c.job_id = j.id) c
 ) s
 CROSS JOIN LATERAL (
@@ -1104,10 +1280,11 @@ SELECT r.job_id, r.job_id * 100000000 + r.ordinal AS item_id, r.ordinal, i.key, 
 	CASE r.state WHEN 'retried' THEN 'failed' WHEN 'stored' THEN 'in_flight' ELSE r.state END AS state,
 	a.answer, llm_batch.answer_json(a.answer) AS answer_json,
 	r.error_code, a.error, r.finish_reason, r.model,
-	1 AS prompt_version,
+	COALESCE(j.prompt_version, 1) AS prompt_version,
 	r.input_tokens, r.cached_tokens, r.cache_write_tokens, r.output_tokens, r.reasoning_tokens,
 	r.cost, r.request_id, r.altered, r.completed_at
 FROM llm_batch.result r
+LEFT JOIN llm_batch.job j ON j.id = r.job_id
 LEFT JOIN llm_batch.item i ON i.job_id = r.job_id AND i.ordinal = r.ordinal
 LEFT JOIN llm_batch.answer a ON a.job_id = r.job_id AND a.ordinal = r.ordinal AND a.attempt = r.attempt;
 COMMENT ON VIEW llm_batch.attempts IS 'every attempt of every item that has brought something';
@@ -1119,7 +1296,7 @@ SELECT i.job_id, i.job_id * 100000000 + i.ordinal AS item_id, i.ordinal, i.key,
 	CASE WHEN s.state IN ('failed', 'cancelled') THEN COALESCE(CASE WHEN r.state IN ('failed', 'cancelled') THEN r.error_code END, j.rest_code, 'cancelled')
 		ELSE r.error_code END AS error_code,
 	a.error, r.finish_reason, COALESCE(r.model, j.model) AS model,
-	1 AS prompt_version,
+	j.prompt_version,
 	r.input_tokens, r.cached_tokens, r.cache_write_tokens, r.output_tokens, r.reasoning_tokens,
 	r.cost, r.request_id, r.altered, r.completed_at
 FROM llm_batch.item i
@@ -1138,7 +1315,7 @@ CROSS JOIN LATERAL (
 			SELECT FROM llm_batch.batch b
 			WHERE b.job_id = i.job_id AND b.state NOT IN ('finalized', 'failed', 'cancelled')
 			AND b.items @> i.ordinal AND b.attempt > COALESCE(r.attempt, 0)) THEN 'in_flight'
-		WHEN j.queued > 0 AND (i.ordinal > j.planned_to OR EXISTS (
+		WHEN j.queued > 0 AND (i.ordinal > j.planned_to AND r.attempt IS NULL OR EXISTS (
 			SELECT FROM llm_batch.queue q
 			WHERE q.job_id = i.job_id AND q.ordinal = i.ordinal)) THEN 'queued'
 		WHEN r.state IN ('failed', 'cancelled') THEN r.state

@@ -21,6 +21,7 @@
 #include "utils/numeric.h"
 #include "utils/timestamp.h"
 
+#include "as_owner.h"
 #include "price.h"
 #include "request.h"
 #include "results.h"
@@ -216,7 +217,7 @@ bar_job_at_work(int code, Datum arg)
 
 	(void) code;
 	(void) arg;
-	if (job == 0 || !llmb_write_back_cannot_be_cancelled())
+	if (job == 0 || !llmb_code_cannot_be_cancelled())
 		return;
 	job_at_work = 0;
 	llmb_turn_abort();

@@ -388,6 +388,18 @@ llmb_source_resolve(Oid relid, const char *prompt, const char *key, const char *
 	return source;
 }
 
+void
+llmb_def_of_source(LlmbJobDef *def, const LlmbSource *source, char *prompt)
+{
+	def->prompt = prompt;
+	def->source_schema = source->schema;
+	def->source_table = source->table;
+	def->key_columns = source->keys;
+	def->key_count = source->key_count;
+	def->target_columns = source->targets;
+	def->target_count = source->target_count;
+}
+
 /* ---- texts that become SQL ---- */
 
 /* A syntax error in a filter points into the filter, not into the statement. */

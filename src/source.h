@@ -11,6 +11,7 @@
 
 #include "postgres.h"
 
+#include "store.h"
 #include "template.h"
 
 typedef struct LlmbSource
@@ -34,6 +35,9 @@ typedef struct LlmbSource
  */
 extern LlmbSource *llmb_source_resolve(Oid relid, const char *prompt,
 									   const char *key, const char *target);
+
+/* Fills the members of a definition that say where its rows are, and what is asked of them. */
+extern void llmb_def_of_source(LlmbJobDef *def, const LlmbSource *source, char *prompt);
 
 /* Raises unless the text is one SQL expression, and nothing behind it. */
 extern void llmb_check_condition(const char *filter);

@@ -71,6 +71,12 @@ typedef struct LlmbJobDef
 	char	   *schema;			/* JSON */
 	char	   *time_zone;		/* of the submitting session */
 	int64		targets_hash;	/* llmb_targets_hash() at submit */
+	bool		mask_pii;		/* personal data is replaced before it leaves */
+	char	   *filter;			/* SQL condition on the source */
+	int64		row_limit;		/* of the source; -1 none */
+	char	   *query;			/* of submit_query() */
+	char	   *on_success;		/* SQL that runs when the job ends well */
+	char	   *on_error;		/* and when it does not */
 } LlmbJobDef;
 
 typedef struct LlmbNewJob
@@ -85,6 +91,11 @@ typedef struct LlmbNewJob
 	int			priority;
 	TimestampTz deadline;		/* 0: none */
 	char	   *max_cost;		/* USD, a number; NULL none */
+	bool		atomic;			/* all answers or none are written */
+	int64		after;			/* it starts when that job has ended; 0 at once */
+	char	   *task;			/* that made it; NULL none */
+	int64		attachment;		/* of the task; 0 none */
+	int			prompt_version; /* of the task's prompt; 1 without a task */
 } LlmbNewJob;
 
 /* Inserts the job of the current user; 0 when its request_key is taken. */

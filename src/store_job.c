@@ -117,24 +117,30 @@ llmb_store_new_job(const LlmbNewJob *job, const char *owner)
 	int64		id = 0;
 
 	rows = llmb_sql("INSERT INTO llm_batch.job (owner, server, model, mode, state, priority, labels, "
-					" request_key, request_hash, deadline_at, system_identifier, database_oid, max_cost) "
-					"VALUES ($1::name, $2::name, $3, $4, 'waiting', $5, $6::jsonb, $7, $8, $9, $10, $11, $12::numeric) "
+					" request_key, request_hash, deadline_at, system_identifier, database_oid, max_cost, "
+					" atomic, after, task, attachment_id, prompt_version) "
+					"VALUES ($1::name, $2::name, $3, $4, 'waiting', $5, $6::jsonb, $7, $8, $9, $10, $11, $12::numeric, "
+					" $13, NULLIF($14, 0), $15, NULLIF($16, 0), $17) "
 					"ON CONFLICT (owner, request_key) DO NOTHING RETURNING id",
-					"ttttittlzllt", owner, job->server, job->model, job->mode, job->priority,
+					"ttttittlzlltbltli", owner, job->server, job->model, job->mode, job->priority,
 					job->labels, job->request_key, job->request_hash, job->deadline,
-					(int64) GetSystemIdentifier(), (int64) MyDatabaseId, job->max_cost);
+					(int64) GetSystemIdentifier(), (int64) MyDatabaseId, job->max_cost,
+					(int) job->atomic, job->after, job->task, job->attachment, Max(job->prompt_version, 1));
 	if (llmb_row_count(rows) > 0)
 		id = llmb_row_int(rows, 0, 1);
 	llmb_sql_done(rows);
 	if (id == 0)
 		return 0;
 	llmb_sql_run("INSERT INTO llm_batch.job_def (job_id, source_schema, source_table, key_columns, "
-				 " target_columns, prompt, system, params, schema, time_zone, targets_hash) "
-				 "VALUES ($1, $2::name, $3::name, $4::name[], $5::name[], $6, $7, $8::jsonb, $9::json, $10, $11)",
-				 "lttaatttttl", id, def->source_schema, def->source_table,
+				 " target_columns, prompt, system, params, schema, time_zone, targets_hash, "
+				 " mask_pii, filter, row_limit, query, on_success, on_error) "
+				 "VALUES ($1, $2::name, $3::name, $4::name[], $5::name[], $6, $7, $8::jsonb, $9::json, $10, $11, "
+				 " $12, $13, NULLIF($14, -1), $15, $16, $17)",
+				 "lttaatttttlbtlttt", id, def->source_schema, def->source_table,
 				 name_array(def->key_columns, def->key_count),
 				 name_array(def->target_columns, def->target_count),
-				 def->prompt, def->system, def->params, def->schema, def->time_zone, def->targets_hash);
+				 def->prompt, def->system, def->params, def->schema, def->time_zone, def->targets_hash,
+				 (int) def->mask_pii, def->filter, def->row_limit, def->query, def->on_success, def->on_error);
 	return id;
 }
 
@@ -245,7 +251,8 @@ LlmbJobDef *
 llmb_store_job_def(int64 job)
 {
 	LlmbRows   *rows = llmb_sql("SELECT source_schema, source_table, key_columns::text[], "
-								" target_columns::text[], prompt, system, params::text, schema::text, time_zone, targets_hash "
+								" target_columns::text[], prompt, system, params::text, schema::text, time_zone, targets_hash, "
+								" mask_pii, filter, COALESCE(row_limit, -1), query, on_success, on_error "
 								"FROM llm_batch.job_def WHERE job_id = $1", "l", job);
 	LlmbJobDef *def;
 
@@ -262,6 +269,12 @@ llmb_store_job_def(int64 job)
 	def->schema = llmb_row_text(rows, 0, 8);
 	def->time_zone = llmb_row_text(rows, 0, 9);
 	def->targets_hash = llmb_row_int(rows, 0, 10);
+	def->mask_pii = llmb_row_bool(rows, 0, 11);
+	def->filter = llmb_row_text(rows, 0, 12);
+	def->row_limit = llmb_row_int(rows, 0, 13);
+	def->query = llmb_row_text(rows, 0, 14);
+	def->on_success = llmb_row_text(rows, 0, 15);
+	def->on_error = llmb_row_text(rows, 0, 16);
 	llmb_sql_done(rows);
 	return def;
 }

@@ -15,25 +15,17 @@
  * halved until the row stands alone.  Each try is a subtransaction, and all
  * of them together have llm_batch.write_back_timeout.
  *
- * User code (triggers, defaults, checks, policies, casts) runs as the owner,
- * in a security-restricted operation, with pinned settings and a statement
- * timeout.
+ * User code (triggers, defaults, checks, policies, casts) runs as the owner:
+ * as_owner.c.
  *
  *-------------------------------------------------------------------------
  */
 #include "llm_batch.h"
 
-#include <limits.h>
-#include <signal.h>
-
-#include "access/xact.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_type.h"
-#include "commands/trigger.h"
 #include "executor/spi.h"
-#include "mb/pg_wchar.h"
 #include "miscadmin.h"
-#include "storage/latch.h"
 #include "storage/lmgr.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
@@ -42,34 +34,24 @@
 #include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
-#include "utils/timeout.h"
 #include "utils/timestamp.h"
 
+#include "as_owner.h"
 #include "compat.h"
 #include "source.h"
 #include "sql.h"
 #include "template.h"
 #include "writeback.h"
 
-/*
- * How long the first, hopeful UPDATE may wait for a row lock.  Long enough
- * for a short transaction to pass by, short enough not to be waiting.
- */
-#define HOPEFUL_LOCK_TIMEOUT "10ms"
-
-/* Bytes of the reason why a row was refused that are kept. */
-#define MAX_REASON	1000
-
 typedef struct Slice
 {
 	const LlmbJobDef *def;
-	Oid			owner;
+	LlmbAsOwner who;
 	LlmbWrite  *writes;
 	char	   *update;			/* SQL texts */
 	char	   *lock;
 	char	   *look;
 	char	   *read;
-	TimestampTz deadline;		/* of the whole call */
 	MemoryContext context;		/* the caller's */
 } Slice;
 
@@ -213,47 +195,6 @@ build_sql(Slice *slice, Oid relid)
 	append_match(&sql, def);
 	appendStringInfo(&sql, " OFFSET 0) AS s WHERE pg_catalog.octet_length(s.p) / 1024 < %d", llmb_max_prompt_kb);
 	slice->read = sql.data;
-}
-
-/* ---- becoming the owner ---- */
-
-typedef struct Identity
-{
-	Oid			user;
-	int			security;
-	int			guc_level;
-} Identity;
-
-static void
-set_local(const char *name, const char *value)
-{
-	(void) set_config_option(name, value, PGC_SUSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
-}
-
-static void
-become_owner(const Slice *slice, Identity *was)
-{
-	GetUserIdAndSecContext(&was->user, &was->security);
-	was->guc_level = NewGUCNestLevel();
-	llmb_pin_rendering(slice->def->time_zone);
-	set_local("search_path", "pg_catalog, pg_temp");
-	set_local("row_security", "on");
-	/* answers and templates are parameters: a plan without them keeps them out of the log */
-	set_local("plan_cache_mode", "force_generic_plan");
-	llmb_keep_values_from_log();
-	/* find rows by the key's index; a plan must not read the table for a slice */
-	set_local("enable_seqscan", "off");
-	set_local("enable_hashjoin", "off");
-	set_local("enable_mergejoin", "off");
-	set_local("enable_material", "off");
-	SetUserIdAndSecContext(slice->owner, was->security | SECURITY_LOCAL_USERID_CHANGE | SECURITY_RESTRICTED_OPERATION);
-}
-
-static void
-become_self(const Identity *was)
-{
-	AtEOXact_GUC(false, was->guc_level);
-	SetUserIdAndSecContext(was->user, was->security);
 }
 
 /* ---- arguments ---- */
@@ -428,127 +369,43 @@ typedef enum TryKind
 	TRY_READ					/* read the prompts, write nothing */
 } TryKind;
 
-static void
-try_inside(const Slice *slice, TryKind kind, const int *which, int count)
+typedef struct Try
 {
-	Identity	was;
-	int		   *locked = palloc(sizeof(int) * count);
-	int			got = count;
+	const Slice *slice;
+	TryKind		kind;
+	const int  *which;
+	int			count;
+} Try;
 
-	become_owner(slice, &was);
-	set_local("lock_timeout", HOPEFUL_LOCK_TIMEOUT);
+static void
+try_inside(void *arg)
+{
+	const Try  *try = arg;
+	const Slice *slice = try->slice;
+	int		   *locked = palloc(sizeof(int) * try->count);
+	int			got = try->count;
+
 	PushActiveSnapshot(GetTransactionSnapshot());
-	if (kind == TRY_LOCKED)
+	if (try->kind == TRY_LOCKED)
 	{
-		got = lock_rows(slice, which, count, locked);
-		settle_missing(slice, which, count);
+		got = lock_rows(slice, try->which, try->count, locked);
+		settle_missing(slice, try->which, try->count);
 		PopActiveSnapshot();
 		PushActiveSnapshot(GetTransactionSnapshot());
 	}
-	if (kind == TRY_READ)
-		read_rows(slice, which, count);
+	if (try->kind == TRY_READ)
+		read_rows(slice, try->which, try->count);
 	else if (got > 0)
-		update_rows(slice, kind == TRY_LOCKED ? locked : which, got);
+		update_rows(slice, try->kind == TRY_LOCKED ? locked : try->which, got);
 	PopActiveSnapshot();
-	become_self(&was);
 }
 
-/* Errors that say "another time", never "not this answer". */
-static bool
-passes_with_time(int sqlstate)
-{
-	return sqlstate == ERRCODE_LOCK_NOT_AVAILABLE || sqlstate == ERRCODE_QUERY_CANCELED ||
-		sqlstate == ERRCODE_T_R_DEADLOCK_DETECTED || sqlstate == ERRCODE_T_R_SERIALIZATION_FAILURE ||
-		ERRCODE_TO_CATEGORY(sqlstate) == ERRCODE_INSUFFICIENT_RESOURCES ||
-		ERRCODE_TO_CATEGORY(sqlstate) == ERRCODE_SYSTEM_ERROR;
-}
-
-/*
- * A trigger may catch the cancel of a statement timeout; then it is cancelled
- * again and again, and after three times that long the worker ends itself,
- * which nothing can catch.  Its jobs go on in the next one, but that job's
- * answers are written no more: see results.c.
- */
-static TimeoutId hard_timeout = MAX_TIMEOUTS;
-static volatile sig_atomic_t cannot_be_cancelled = false;
-
-bool
-llmb_write_back_cannot_be_cancelled(void)
-{
-	return cannot_be_cancelled;
-}
-
-static void
-end_worker(void)
-{
-	cannot_be_cancelled = true;
-	ProcDiePending = true;
-	InterruptPending = true;
-	SetLatch(MyLatch);
-}
-
-static void
-arm_timeouts(long ms)
-{
-	TimestampTz end = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), ms);
-
-	if (hard_timeout == MAX_TIMEOUTS)
-		hard_timeout = RegisterTimeout(USER_TIMEOUT, end_worker);
-	enable_timeout_every(STATEMENT_TIMEOUT, end, (int) ms);
-	enable_timeout_after(hard_timeout, (int) Min(ms + 2L * llmb_write_back_timeout_ms, INT_MAX));
-}
-
-static void
-disarm_timeouts(void)
-{
-	disable_timeout(STATEMENT_TIMEOUT, false);
-	disable_timeout(hard_timeout, false);
-}
-
-/*
- * A try in a subtransaction.  Returns 0 when it went through, else the
- * SQLSTATE, with *message.
- */
 static int
 try_slice(const Slice *slice, TryKind kind, const int *which, int count, char **message)
 {
-	MemoryContext context = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
-	long		left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), slice->deadline);
-	volatile int sqlstate = 0;
+	Try			try = {slice, kind, which, count};
 
-	if (left <= 0)
-		return ERRCODE_QUERY_CANCELED;
-	BeginInternalSubTransaction(NULL);
-	MemoryContextSwitchTo(context);
-	PG_TRY();
-	{
-		if (SPI_connect() != SPI_OK_CONNECT)
-			elog(ERROR, "SPI_connect failed");
-		arm_timeouts(left);
-		try_inside(slice, kind, which, count);
-		disarm_timeouts();
-		SPI_finish();
-		ReleaseCurrentSubTransaction();
-	}
-	PG_CATCH();
-	{
-		ErrorData  *error;
-
-		disarm_timeouts();
-		MemoryContextSwitchTo(context);
-		error = CopyErrorData();
-		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
-		sqlstate = error->sqlerrcode;
-		/* a trigger may say as much as it likes, for each row */
-		*message = pnstrdup(error->message, pg_mbcliplen(error->message, strlen(error->message), MAX_REASON));
-		FreeErrorData(error);
-	}
-	PG_END_TRY();
-	MemoryContextSwitchTo(context);
-	CurrentResourceOwner = owner;
-	return sqlstate;
+	return llmb_as_owner(&slice->who, try_inside, &try, message);
 }
 
 /* ---- slices ---- */
@@ -597,7 +454,7 @@ write_slice(const Slice *slice, const int *which, int count, bool *out_of_time)
 		write_slice(slice, which, count / 2, out_of_time);
 		write_slice(slice, which + count / 2, count - count / 2, out_of_time);
 	}
-	else if (passes_with_time(sqlstate))
+	else if (llmb_error_passes(sqlstate))
 		set_all(slice, which, count, LLMB_ROW_LATER, NULL);
 	else
 		set_all(slice, which, count, LLMB_ROW_REFUSED, message);
@@ -636,23 +493,12 @@ begin_slice(Slice *slice, const int *which, int count)
 		return false;
 	}
 	slice->context = CurrentMemoryContext;
-	slice->deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), llmb_write_back_timeout_ms);
+	slice->who.time_zone = def->time_zone;
+	slice->who.by_index = true;
+	slice->who.deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), llmb_write_back_timeout_ms);
 	build_sql(slice, relid);
-	/* a deferred trigger could not fire in a restricted operation at commit */
-	AfterTriggerSetState(&(ConstraintsSetStmt) {.type = T_ConstraintsSetStmt, .constraints = NIL, .deferred = false});
+	llmb_as_owner_begin();
 	return true;
-}
-
-/* Functions and types can be made in pg_temp even so, and would meet the next owner. */
-static void
-drop_temporary_objects(void)
-{
-	Oid			schema;
-	Oid			toast_schema;
-
-	GetTempNamespaceState(&schema, &toast_schema);
-	if (OidIsValid(schema))
-		ResetTempTableNamespace();
 }
 
 static int *
@@ -668,24 +514,24 @@ all_of_them(int count)
 void
 llmb_write_back(const LlmbJobDef *def, Oid owner, LlmbWrite *writes, int count)
 {
-	Slice		slice = {.def = def, .owner = owner, .writes = writes};
+	Slice		slice = {.def = def, .who.owner = owner, .writes = writes};
 	int		   *which = all_of_them(count);
 	bool		out_of_time = false;
 
 	if (count > 0 && begin_slice(&slice, which, count))
 		write_slice(&slice, which, count, &out_of_time);
-	drop_temporary_objects();
+	llmb_as_owner_end();
 }
 
 void
 llmb_read_prompts(const LlmbJobDef *def, Oid owner, LlmbWrite *writes, int count)
 {
-	Slice		slice = {.def = def, .owner = owner, .writes = writes};
+	Slice		slice = {.def = def, .who.owner = owner, .writes = writes};
 	int		   *which = all_of_them(count);
 	char	   *message;
 
 	if (count == 0 || !begin_slice(&slice, which, count) ||
 		try_slice(&slice, TRY_READ, which, count, &message) != 0)
 		set_all(&slice, which, count, LLMB_ROW_LATER, NULL);
-	drop_temporary_objects();
+	llmb_as_owner_end();
 }

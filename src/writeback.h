@@ -48,10 +48,4 @@ extern void llmb_write_back(const LlmbJobDef *def, Oid owner, LlmbWrite *writes,
  */
 extern void llmb_read_prompts(const LlmbJobDef *def, Oid owner, LlmbWrite *writes, int count);
 
-/*
- * Whether this process is ending because the user's code caught its cancels
- * for three times llm_batch.write_back_timeout.
- */
-extern bool llmb_write_back_cannot_be_cancelled(void);
-
 #endif							/* LLMB_WRITEBACK_H */
