@@ -2,26 +2,35 @@
 
 MODULE_big = llm_batch
 OBJS = \
+	src/afterwards.o \
 	src/answer.o \
 	src/as_owner.o \
 	src/ask.o \
+	src/atomic.o \
 	src/batch.o \
 	src/breaker.o \
 	src/bulk.o \
 	src/cadence.o \
 	src/call.o \
+	src/chain.o \
 	src/clock.o \
 	src/control.o \
 	src/crash.o \
+	src/ddl.o \
+	src/enqueue.o \
 	src/estimate.o \
 	src/failover.o \
+	src/fair.o \
 	src/fill.o \
 	src/fleet.o \
 	src/flight.o \
+	src/gather.o \
 	src/guc.o \
 	src/health.o \
+	src/housekeeping.o \
 	src/http.o \
 	src/json.o \
+	src/key.o \
 	src/lane.o \
 	src/launcher.o \
 	src/leftover.o \
@@ -32,11 +41,17 @@ OBJS = \
 	src/mock_answer.o \
 	src/model.o \
 	src/model_name.o \
+	src/notify.o \
 	src/openai_answer.o \
 	src/openai_request.o \
 	src/options.o \
 	src/pace.o \
+	src/pii.o \
+	src/pii_ids.o \
+	src/pii_scan.o \
+	src/pii_sql.o \
 	src/plan.o \
+	src/preset.o \
 	src/price.o \
 	src/probe.o \
 	src/provider.o \
@@ -55,16 +70,23 @@ OBJS = \
 	src/sql.o \
 	src/steps.o \
 	src/store_batch.o \
+	src/store_forget.o \
 	src/store_home.o \
 	src/store_job.o \
 	src/store_model.o \
 	src/store_result.o \
+	src/store_task.o \
 	src/store_turnaround.o \
 	src/submit.o \
+	src/task.o \
+	src/task_answer.o \
 	src/template.o \
 	src/token.o \
 	src/turn.o \
 	src/verify.o \
+	src/view.o \
+	src/view_shape.o \
+	src/watch.o \
 	src/worker.o \
 	src/writeback.o
 

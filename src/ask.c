@@ -17,6 +17,7 @@
 #include "utils/jsonb.h"
 #include "utils/timestamp.h"
 
+#include "afterwards.h"
 #include "ask.h"
 #include "compat.h"
 #include "request.h"
@@ -101,12 +102,7 @@ not_yet(bool asked, const char *name, const char *neutral)
 static void
 check_later_arguments(const LlmbArguments *arguments)
 {
-	not_yet(arguments->atomic, "atomic", "false");
 	not_yet(arguments->pack != 1, "pack", "1");
-	not_yet(arguments->mask_pii, "mask_pii", "false");
-	not_yet(arguments->after != 0, "after", "NULL");
-	not_yet(arguments->on_success != NULL, "on_success", "NULL");
-	not_yet(arguments->on_error != NULL, "on_error", "NULL");
 }
 
 static TimestampTz
@@ -127,25 +123,36 @@ deadline_from_now(Interval *interval)
 	return deadline;
 }
 
-void
-llmb_ask_params(const LlmbAsk *ask, const char *params)
+bool
+llmb_params_fit(const LlmbAsk *ask, const char *params, char **why)
 {
 	const char *reason;
 	LlmbJson   *json = llmb_json_of_text(params, &reason);
-	char	   *refused;
 
+	*why = NULL;
 	if (json == NULL || json->type != LLMB_JSON_OBJECT)
+		return false;
+	*why = ask->server->provider->check_params(ask->model, &ask->server->dialect, json);
+	return *why == NULL;
+}
+
+static void
+check_params(const LlmbAsk *ask, const char *params)
+{
+	char	   *why;
+
+	if (llmb_params_fit(ask, params, &why))
+		return;
+	if (why == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("params must be a JSON object"),
 				 errhint("For instance: params => '{\"max_tokens\": 200}'.")));
-	refused = ask->server->provider->check_params(ask->model, &ask->server->dialect, json);
-	if (refused)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("params cannot be sent to model \"%s\"", ask->job.model),
-				 errdetail("%s", refused),
-				 errhint("Correct or leave out that parameter.")));
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("params cannot be sent to model \"%s\"", ask->job.model),
+			 errdetail("%s", why),
+			 errhint("Correct or leave out that parameter.")));
 }
 
 static void
@@ -211,6 +218,8 @@ llmb_ask(const LlmbArguments *arguments)
 	LlmbNewJob *job = &ask->job;
 
 	check_later_arguments(arguments);
+	llmb_check_afterwards(arguments->on_success, "on_success");
+	llmb_check_afterwards(arguments->on_error, "on_error");
 	llmb_check_given(arguments->model, "model");
 	llmb_check_utf8(arguments->model, "model", NULL);
 	llmb_check_utf8(arguments->system, "system", NULL);
@@ -244,6 +253,6 @@ llmb_ask(const LlmbArguments *arguments)
 	llmb_check_schema(job->def.schema);
 	check_mode(ask);
 	check_max_cost(ask, job->max_cost);
-	llmb_ask_params(ask, job->def.params);
+	check_params(ask, job->def.params);
 	return ask;
 }

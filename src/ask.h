@@ -52,8 +52,11 @@ typedef struct LlmbAsk
  */
 extern LlmbAsk *llmb_ask(const LlmbArguments *arguments);
 
-/* The same with parameters of one item. */
-extern void llmb_ask_params(const LlmbAsk *ask, const char *params);
+/*
+ * Can these parameters (JSON) be sent?  If not, *why says it, palloc'd; NULL:
+ * they are no JSON object.
+ */
+extern bool llmb_params_fit(const LlmbAsk *ask, const char *params, char **why);
 
 /* Raises when "given" is, and the model makes embeddings: one text, one vector. */
 extern void llmb_check_no_embedding(const LlmbAsk *ask, const char *given, const char *name);

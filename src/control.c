@@ -1,8 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * control.c
- *		What people ask of a job: cancel, pause, resume, retry, apply; and
- *		the two procedures that wait for the worker: wait and check_server.
+ *		What people ask of a job: cancel, pause, resume, retry, apply, forget;
+ *		and the two procedures that wait for the worker: wait and check_server.
  *
  *-------------------------------------------------------------------------
  */
@@ -21,11 +21,13 @@
 #include "utils/timestamp.h"
 
 #include "compat.h"
+#include "control.h"
 #include "estimate.h"
 #include "options.h"
 #include "shmem.h"
 #include "sql.h"
 #include "store.h"
+#include "store_forget.h"
 
 PG_FUNCTION_INFO_V1(llmb_wait);
 PG_FUNCTION_INFO_V1(llmb_cancel);
@@ -33,6 +35,7 @@ PG_FUNCTION_INFO_V1(llmb_pause);
 PG_FUNCTION_INFO_V1(llmb_resume);
 PG_FUNCTION_INFO_V1(llmb_retry);
 PG_FUNCTION_INFO_V1(llmb_apply);
+PG_FUNCTION_INFO_V1(llmb_forget);
 PG_FUNCTION_INFO_V1(llmb_check_server);
 
 /* Looks of wait() at its job, and the lines it prints. */
@@ -45,8 +48,8 @@ PG_FUNCTION_INFO_V1(llmb_check_server);
  * The job, if the current user has the privileges of its owner.  Others are
  * told that it does not exist, which is all that they may know.
  */
-static LlmbJob *
-own_job(int64 id)
+LlmbJob *
+llmb_own_job(int64 id)
 {
 	LlmbJob    *job = llmb_store_job(id);
 	Oid			owner = job ? get_role_oid(job->owner, true) : InvalidOid;
@@ -71,6 +74,16 @@ require_state(bool fine, const LlmbJob *job, const char *verb)
 				 errhint("Look at llm_batch.progress.")));
 }
 
+/* Half of it may be gone by now. */
+static void
+require_kept(const LlmbJob *job, const char *verb)
+{
+	if (llmb_store_is_forgotten(job->id))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("job " INT64_FORMAT " cannot be %s: it is being forgotten", job->id, verb)));
+}
+
 static void
 ask(int64 job, const char *verb, ArrayType *codes)
 {
@@ -82,7 +95,7 @@ static LlmbJob *
 job_to_change(int64 id, const char *function)
 {
 	llmb_require_writable(function);
-	return own_job(id);
+	return llmb_own_job(id);
 }
 
 /*
@@ -159,6 +172,7 @@ llmb_retry(PG_FUNCTION_ARGS)
 	if (codes)
 		check_codes(codes);
 	require_state(llmb_job_is_over(job), job, "retried");
+	require_kept(job, "retried");
 	count = llmb_store_count_retry(job->id, codes);
 	if (count == 0)
 		ereport(NOTICE,
@@ -188,12 +202,47 @@ llmb_apply(PG_FUNCTION_ARGS)
 	int64		count;
 
 	require_state(llmb_job_is_over(job), job, "applied again");
+	require_kept(job, "applied again");
 	count = llmb_store_count_apply(job->id);
 	if (count == 0)
 		ereport(NOTICE, (errmsg("job " INT64_FORMAT " has no stored answers that wait to be written", job->id)));
 	else
 		ask(job->id, "apply", NULL);
 	PG_RETURN_INT64(count);
+}
+
+/*
+ * llm_batch.forget(job bigint)
+ */
+Datum
+llmb_forget(PG_FUNCTION_ARGS)
+{
+	LlmbJob    *job = job_to_change(PG_GETARG_INT64(0), "llm_batch.forget()");
+	char	   *needed;
+
+	if (!llmb_job_is_over(job))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("job " INT64_FORMAT " cannot be forgotten: it is %s", job->id, job->state),
+				 errhint("llm_batch.cancel(" INT64_FORMAT ") ends it; an ended job can be forgotten.", job->id)));
+	if (llmb_store_is_forgotten(job->id))
+	{
+		ereport(NOTICE, (errmsg("job " INT64_FORMAT " is being forgotten already", job->id)));
+		PG_RETURN_VOID();
+	}
+	needed = llmb_store_needed_for(job->id);
+	if (needed)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_IN_USE),
+				 errmsg("job " INT64_FORMAT " cannot be forgotten: %s", job->id, needed),
+				 errhint("Try again later. A job that waits can be cancelled.")));
+	if (job->commanded)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("job " INT64_FORMAT " cannot be forgotten: something was asked of it that is not done yet", job->id),
+				 errhint("CALL llm_batch.wait(" INT64_FORMAT "); first.", job->id)));
+	ask(job->id, "forget", NULL);
+	PG_RETURN_VOID();
 }
 
 /* ---- waiting ---- */
@@ -242,7 +291,7 @@ static void
 tell(const LlmbJob *job)
 {
 	int			finished = job->succeeded + job->failed + job->cancelled;
-	int			percent = job->total ? (int) (finished * INT64CONST(100) / job->total) : 100;
+	int			percent = job->total ? (int) (finished * INT64CONST(100) / job->total) : job->held ? 0 : 100;
 	char		bar[21];
 	const char *reason = job->reason ? job->reason : worker_trouble(job);
 	const char *cancelled = job->cancelled ? psprintf(", %d cancelled", job->cancelled) : "";
@@ -283,6 +332,7 @@ tell_end(const LlmbJob *job)
 	if (strcmp(job->state, "failed") == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_EXTERNAL_ROUTINE_EXCEPTION),
+				 job->reason ? errmsg("job " INT64_FORMAT " failed: %s", job->id, job->reason) :
 				 errmsg("job " INT64_FORMAT " failed: none of %d items succeeded", job->id, job->total),
 				 errhint("SELECT error_code, error, count(*) FROM llm_batch.results WHERE job_id = " INT64_FORMAT " GROUP BY 1, 2;", job->id)));
 	if (strcmp(job->state, "partial") == 0)
@@ -326,7 +376,7 @@ llmb_wait(PG_FUNCTION_ARGS)
 		llmb_procedure_snapshot();
 		MemoryContextSwitchTo(look);
 		MemoryContextReset(look);
-		job = own_job(id);
+		job = llmb_own_job(id);
 		llmb_procedure_commit();
 		MemoryContextSwitchTo(look);
 		/* retry() and apply() make an ended job run on */

@@ -14,13 +14,17 @@
 #include "executor/spi.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
+#include "nodes/plannodes.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
+#include "utils/lsyscache.h"
 
+#include "atomic.h"
 #include "bulk.h"
 #include "compat.h"
 #include "fill.h"
 #include "request.h"
+#include "schema.h"
 #include "template.h"
 
 #define FETCH_ROWS 500
@@ -46,7 +50,8 @@ text_len(const char *text)
 static size_t
 request_overhead(LlmbFill *fill)
 {
-	LlmbPrompt	prompt = {.ordinal = 1, .prompt = ""};
+	/* measured as it is; nothing of it is sent */
+	LlmbPrompt	prompt = {.ordinal = 1, .prompt = "", .system = fill->ask->job.def.system, .masked = fill->ask->job.def.mask_pii};
 	StringInfoData line;
 
 	if (fill->overhead > 0)
@@ -126,10 +131,62 @@ fits_context(const LlmbFill *fill, const LlmbLine *line, LlmbRefusal *refusal)
 						   room->max_input * room->bytes_per_token));
 }
 
+/* An embedding is of one text. */
+static bool
+is_one_text(const LlmbFill *fill, const char *given, const char *name, LlmbRefusal *refusal)
+{
+	if (given == NULL || !llmb_is_embedding(fill->ask->server, fill->ask->model))
+		return true;
+	return refuse(refusal, ERRCODE_INVALID_PARAMETER_VALUE, LLMB_INVALID_REQUEST,
+				  psprintf("model \"%s\" makes embeddings and takes no %s", fill->ask->job.model, name), NULL,
+				  psprintf("Leave %s out.", name));
+}
+
+static bool
+takes_params(const LlmbFill *fill, const LlmbLine *line, LlmbRefusal *refusal)
+{
+	char	   *why;
+
+	if (line->params == NULL || llmb_params_fit(fill->ask, line->params, &why))
+		return true;
+	if (why == NULL)
+		return refuse(refusal, ERRCODE_INVALID_PARAMETER_VALUE, LLMB_INVALID_REQUEST, "params must be a JSON object", NULL,
+					  "For instance: params => '{\"max_tokens\": 200}'.");
+	return refuse(refusal, ERRCODE_INVALID_PARAMETER_VALUE, LLMB_INVALID_REQUEST,
+				  psprintf("params cannot be sent to model \"%s\"", fill->ask->job.model), why,
+				  "Correct or leave out that parameter.");
+}
+
+static bool
+has_messages(const LlmbLine *line, LlmbRefusal *refusal)
+{
+	const char *reason;
+	LlmbJson   *messages = line->messages ? llmb_json_of_text(line->messages, &reason) : NULL;
+
+	if (line->messages == NULL || (messages && messages->type == LLMB_JSON_ARRAY && messages->count > 0))
+		return true;
+	return refuse(refusal, ERRCODE_INVALID_PARAMETER_VALUE, LLMB_INVALID_REQUEST,
+				  psprintf("the messages for key %s are not a JSON array with at least one element", line->key), NULL,
+				  "For instance: [{\"role\": \"user\", \"content\": \"...\"}].");
+}
+
+/* What only a query of the user's can give a row. */
+static bool
+extras_fit(const LlmbFill *fill, const LlmbLine *line, LlmbRefusal *refusal)
+{
+	return is_one_text(fill, line->system, "system", refusal) &&
+		is_one_text(fill, line->messages, "messages", refusal) &&
+		is_utf8(line->params, "params", line->key, refusal) &&
+		takes_params(fill, line, refusal) &&
+		is_utf8(line->messages, "messages", line->key, refusal) &&
+		has_messages(line, refusal);
+}
+
 bool
 llmb_line_fits(LlmbFill *fill, const LlmbLine *line, LlmbRefusal *refusal)
 {
-	return has_text(fill, line, refusal) &&
+	return extras_fit(fill, line, refusal) &&
+		has_text(fill, line, refusal) &&
 		is_short_enough(fill, line, refusal) &&
 		is_utf8(line->prompt, "prompt", line->key, refusal) &&
 		is_utf8(line->system, "system prompt", line->key, refusal) &&
@@ -152,8 +209,14 @@ void
 llmb_fill_line(LlmbFill *fill, const LlmbLine *line)
 {
 	LlmbRefusal refusal;
+	bool		fits = llmb_line_fits(fill, line, &refusal);
 
-	if (!llmb_line_fits(fill, line, &refusal))
+	if (!fits && fill->refuser)
+	{
+		fill->refuser(fill, line, &refusal);
+		return;
+	}
+	if (!fits)
 		ereport(ERROR,
 				(errcode(refusal.sqlstate),
 				 errmsg_internal("%s", refusal.message),
@@ -164,6 +227,8 @@ llmb_fill_line(LlmbFill *fill, const LlmbLine *line)
 				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
 				 errmsg("a job cannot have more than %d items", LLMB_MAX_ITEMS),
 				 errhint("Submit several jobs, each with its own filter.")));
+	if (fill->ask->job.atomic)
+		llmb_check_atomic_items(fill->count + 1);
 	fill->count++;
 	fill->sink(fill, line);
 }
@@ -197,22 +262,6 @@ read_source_row(LlmbFill *fill, HeapTuple tuple, TupleDesc desc, void *arg, Llmb
 }
 
 static void
-check_messages(const LlmbLine *line)
-{
-	const char *reason;
-	LlmbJson   *messages;
-
-	llmb_check_utf8(line->messages, "messages", line->key);
-	messages = llmb_json_of_text(line->messages, &reason);
-
-	if (messages == NULL || messages->type != LLMB_JSON_ARRAY || messages->count == 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("the messages for key %s are not a JSON array with at least one element", line->key),
-				 errhint("For instance: [{\"role\": \"user\", \"content\": \"...\"}].")));
-}
-
-static void
 read_query_row(LlmbFill *fill, HeapTuple tuple, TupleDesc desc, void *arg, LlmbLine *line)
 {
 	const int  *columns = arg;	/* key, prompt, system, messages, params; 0: none */
@@ -228,13 +277,6 @@ read_query_row(LlmbFill *fill, HeapTuple tuple, TupleDesc desc, void *arg, LlmbL
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("row %d of the query has no key", fill->count + 1),
 				 errhint("Let the query yield a key for each row.")));
-	llmb_check_no_embedding(fill->ask, line->system, "system");
-	llmb_check_no_embedding(fill->ask, line->messages, "messages");
-	llmb_check_utf8(line->params, "params", line->key);
-	if (line->params)
-		llmb_ask_params(fill->ask, line->params);
-	if (line->messages)
-		check_messages(line);
 }
 
 static void
@@ -310,6 +352,41 @@ llmb_fill_from_source(LlmbFill *fill, const char *filter, int64 limit)
 	AtEOXact_GUC(false, level);
 }
 
+void
+llmb_fill_keys(const LlmbSource *source, const char *filter, const char *time_zone, void (*put) (const char *key, void *arg), void *arg)
+{
+	LlmbTemplate none = {0};
+	LlmbSource	keys = *source;
+	int			level = NewGUCNestLevel();
+	Portal		portal;
+
+	keys.template = &none;
+	llmb_pin_rendering(time_zone);
+	portal = open_query(llmb_source_query(&keys, filter, -1));
+	for (;;)
+	{
+		SPITupleTable *table;
+
+		SPI_cursor_fetch(portal, true, FETCH_ROWS);
+		table = SPI_tuptable;
+		if (SPI_processed == 0)
+			break;
+		for (uint64 i = 0; i < table->numvals; i++)
+		{
+			char	   *key = SPI_getvalue(table->vals[i], table->tupdesc, 1);
+
+			if (key)
+			{
+				put(key, arg);
+				pfree(key);
+			}
+		}
+		SPI_freetuptable(table);
+	}
+	close_query(portal);
+	AtEOXact_GUC(false, level);
+}
+
 static int
 query_column(TupleDesc desc, const char *name, bool json)
 {
@@ -329,13 +406,9 @@ query_column(TupleDesc desc, const char *name, bool json)
 	return 0;
 }
 
-void
-llmb_fill_from_query(LlmbFill *fill, const char *query)
+static void
+query_columns(TupleDesc desc, int *columns)
 {
-	Portal		portal = open_query(query);
-	TupleDesc	desc = portal->tupDesc;
-	int			columns[5];
-
 	columns[0] = query_column(desc, "key", false);
 	columns[1] = query_column(desc, "prompt", false);
 	columns[2] = query_column(desc, "system", false);
@@ -346,8 +419,84 @@ llmb_fill_from_query(LlmbFill *fill, const char *query)
 				(errcode(ERRCODE_UNDEFINED_COLUMN),
 				 errmsg("the query yields no column \"%s\"", columns[0] == 0 ? "key" : "prompt"),
 				 errhint("It must yield key and prompt (or messages), optionally system and params: SELECT id AS key, 'Summarise: ' || body AS prompt FROM ...")));
+}
+
+void
+llmb_fill_from_query(LlmbFill *fill, const char *query)
+{
+	Portal		portal = open_query(query);
+	int			columns[5];
+
+	query_columns(portal->tupDesc, columns);
 	read_rows(fill, portal, read_query_row, columns);
 	close_query(portal);
+}
+
+/* ---- a query that runs later ---- */
+
+static void
+probe_error(void *arg)
+{
+	(void) arg;
+	errcontext("query that is to run when the other job has ended");
+	if (ERRCODE_TO_CATEGORY(geterrcode()) == ERRCODE_SYNTAX_ERROR_OR_ACCESS_RULE_VIOLATION)
+		errhint("It will run with search_path pg_catalog, pg_temp: write names with their schema.");
+}
+
+/* A temporary table is seen by its session alone. */
+static void
+require_no_temporary(const Portal portal)
+{
+	ListCell   *lc;
+	ListCell   *rc;
+
+	foreach(lc, portal->stmts)
+	{
+		foreach(rc, lfirst_node(PlannedStmt, lc)->rtable)
+		{
+			RangeTblEntry *entry = lfirst_node(RangeTblEntry, rc);
+
+			if (entry->rtekind == RTE_RELATION && get_rel_persistence(entry->relid) == RELPERSISTENCE_TEMP)
+				ereport(ERROR,
+						(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+						 errmsg("\"%s\" is a temporary table", get_rel_name(entry->relid)),
+						 errdetail("The background worker, which will run the query, cannot see temporary tables of a session."),
+						 errhint("Use an ordinary table.")));
+		}
+	}
+}
+
+static void
+probe(const char *sql, bool of_user)
+{
+	ErrorContextCallback callback = {error_context_stack, probe_error, NULL};
+	int			level = NewGUCNestLevel();
+	Portal		portal;
+	int			columns[5];
+
+	llmb_pin_rendering(NULL);
+	(void) set_config_option("search_path", "pg_catalog, pg_temp", PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_SAVE, true, 0, false);
+	error_context_stack = &callback;
+	portal = open_query(sql);
+	error_context_stack = callback.previous;
+	if (of_user)
+		query_columns(portal->tupDesc, columns);
+	require_no_temporary(portal);
+	close_query(portal);
+	AtEOXact_GUC(false, level);
+}
+
+void
+llmb_probe_source(const LlmbSource *source, const char *filter, int64 limit)
+{
+	probe(llmb_source_query(source, filter, limit), false);
+}
+
+void
+llmb_probe_query(const char *query)
+{
+	probe(query, true);
 }
 
 /* ---- the sink that makes items ---- */

@@ -27,6 +27,11 @@ typedef struct LlmbFill LlmbFill;
 /* Takes the next line, which has passed the checks: number "count" of the fill. */
 typedef void (*LlmbSink) (LlmbFill *fill, const LlmbLine *line);
 
+typedef struct LlmbRefusal LlmbRefusal;
+
+/* Takes a line that cannot be sent; it is not counted. */
+typedef void (*LlmbRefuser) (LlmbFill *fill, const LlmbLine *line, const LlmbRefusal *refusal);
+
 struct LlmbFill
 {
 	const LlmbAsk *ask;
@@ -38,17 +43,19 @@ struct LlmbFill
 	int			count;			/* lines so far */
 	LlmbSink	sink;
 	void	   *arg;			/* the sink's */
+	LlmbRefuser refuser;		/* NULL: what cannot be sent is an error */
+	void	   *refuser_arg;
 };
 
 /* Why a prompt cannot be sent, in words that quote no more than its key. */
-typedef struct LlmbRefusal
+struct LlmbRefusal
 {
 	int			sqlstate;
 	LlmbCode	code;
 	char	   *message;
 	char	   *detail;			/* or NULL */
 	char	   *hint;
-} LlmbRefusal;
+};
 
 /* source: NULL for prompts that come from no table. */
 extern void llmb_fill_begin(LlmbFill *fill, const LlmbAsk *ask, const LlmbSource *source, LlmbSink sink, void *arg);
@@ -56,7 +63,7 @@ extern void llmb_fill_begin(LlmbFill *fill, const LlmbAsk *ask, const LlmbSource
 /* Can the prompt be sent?  If not, says why; palloc'd. */
 extern bool llmb_line_fits(LlmbFill *fill, const LlmbLine *line, LlmbRefusal *refusal);
 
-/* Checks a line and gives it to the sink.  Raises when it cannot be sent. */
+/* Checks a line and gives it to the sink.  Raises when it cannot be sent, or calls the refuser. */
 extern void llmb_fill_line(LlmbFill *fill, const LlmbLine *line);
 
 /*
@@ -66,6 +73,18 @@ extern void llmb_fill_line(LlmbFill *fill, const LlmbLine *line);
  */
 extern void llmb_fill_from_source(LlmbFill *fill, const char *filter, int64 limit);
 extern void llmb_fill_from_query(LlmbFill *fill, const char *query);
+
+/*
+ * Raises unless such a query can be run later by the worker, as far as its plan
+ * and its columns tell: with search_path pg_catalog, pg_temp, and without
+ * temporary tables.  Reads no row.
+ */
+extern void llmb_probe_source(const LlmbSource *source, const char *filter, int64 limit);
+extern void llmb_probe_query(const char *query);
+
+/* The keys of the source's rows that match the filter, one by one; those that are NULL are left out. */
+extern void llmb_fill_keys(const LlmbSource *source, const char *filter, const char *time_zone,
+						   void (*put) (const char *key, void *arg), void *arg);
 
 /* ---- the sink that makes items ---- */
 

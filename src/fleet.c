@@ -9,6 +9,7 @@
  */
 #include "llm_batch.h"
 
+#include "utils/hsearch.h"
 #include "utils/memutils.h"
 
 #include "fleet.h"
@@ -37,9 +38,24 @@ llmb_fleet_add(LlmbBatchRow *row, LlmbSpool *spool, MemoryContext context)
 	return flight;
 }
 
+typedef struct JobCount
+{
+	int64		job;			/* the key */
+	int			flying;
+} JobCount;
+
+static int64 freed = 0;
+
+int64
+llmb_fleet_freed(void)
+{
+	return freed;
+}
+
 void
 llmb_fleet_forget(LlmbFlight *flight)
 {
+	freed++;
 	flights = list_delete_ptr(flights, flight);
 	llmb_spool_free(flight->spool);
 	MemoryContextDelete(flight->context);
@@ -204,6 +220,48 @@ llmb_fleet_tokens(const char *server, const char *owner, const char *model)
 			tokens += row->forecast_tokens;
 	}
 	return tokens;
+}
+
+int64
+llmb_fleet_job_tokens(int64 job)
+{
+	int64		tokens = 0;
+	ListCell   *lc;
+
+	foreach(lc, flights)
+	{
+		LlmbBatchRow *row = ((LlmbFlight *) lfirst(lc))->row;
+
+		if (!row->realtime && row->state < LLMB_ENDED && row->job == job)
+			tokens += row->forecast_tokens;
+	}
+	return tokens;
+}
+
+/* Jobs and flights are both few or many: the table spares the product of the two. */
+void
+llmb_fleet_count_jobs(List *jobs)
+{
+	HASHCTL		control = {.keysize = sizeof(int64), .entrysize = sizeof(JobCount), .hcxt = CurrentMemoryContext};
+	HTAB	   *counts = hash_create("llm_batch flights", 64, &control, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	ListCell   *lc;
+	bool		found;
+
+	foreach(lc, flights)
+	{
+		LlmbFlight *flight = lfirst(lc);
+		JobCount   *count = hash_search(counts, &flight->row->job, HASH_ENTER, &found);
+
+		count->flying = found ? count->flying + 1 : 1;
+	}
+	foreach(lc, jobs)
+	{
+		LlmbJob    *job = lfirst(lc);
+		JobCount   *count = hash_search(counts, &job->id, HASH_FIND, &found);
+
+		job->flying = found ? count->flying : 0;
+	}
+	hash_destroy(counts);
 }
 
 void

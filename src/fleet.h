@@ -36,6 +36,12 @@ extern LlmbFlight *llmb_fleet_verifying(const LlmbFlight *flight);
  * their way there, and whether one of the job itself is (partly) unsent.
  */
 extern int	llmb_fleet_count(const LlmbJob *job, bool *unsent);
+/* Sets how many batches each of these jobs (of LlmbJob) has out. */
+extern void llmb_fleet_count_jobs(List *jobs);
+/* Input tokens that batches of the job have in the provider's queue. */
+extern int64 llmb_fleet_job_tokens(int64 job);
+/* How often places of batches have become free so far. */
+extern int64 llmb_fleet_freed(void);
 /* One of the job that is (partly) unsent, and not told to stop; or NULL. */
 extern LlmbFlight *llmb_fleet_unsent(int64 job);
 /* Are results of the job being read? */

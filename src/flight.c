@@ -24,6 +24,7 @@
 #include "health.h"
 #include "leftover.h"
 #include "model.h"
+#include "pii_sql.h"
 #include "request.h"
 #include "store_turnaround.h"
 #include "turn.h"
@@ -429,6 +430,7 @@ typedef struct Spooling
 	LlmbFlight *flight;
 	const LlmbGround *ground;
 	LlmbJobDef *def;
+	LlmbMasking *masking;
 	bool		bodies;			/* of real-time requests */
 	StringInfoData line;
 } Spooling;
@@ -440,6 +442,7 @@ spool_prompt(const LlmbPrompt *prompt, void *arg)
 	LlmbFlight *flight = spooling->flight;
 	char		custom_id[80];
 
+	prompt = llmb_mask_prompt(spooling->masking, prompt);
 	snprintf(custom_id, sizeof(custom_id), "%s-%d", flight->row->token, prompt->ordinal);
 	resetStringInfo(&spooling->line);
 	llmb_put_request(&spooling->line, spooling->ground->server, spooling->ground->model,
@@ -447,6 +450,8 @@ spool_prompt(const LlmbPrompt *prompt, void *arg)
 	if (spooling->bodies)
 		appendStringInfoChar(&spooling->line, '\n');
 	llmb_spool_write(flight->spool, spooling->line.data, spooling->line.len);
+	/* its map is there, but for a text that was changed by hand */
+	llmb_masking_keep(spooling->masking, flight->row->job, prompt->ordinal);
 	return true;
 }
 
@@ -462,7 +467,9 @@ llmb_flight_spool(LlmbFlight *flight, const LlmbGround *ground)
 	spooling.bodies = llmb_sends_bodies(ground->server, flight->row->realtime);
 	flight->spool = llmb_spool_new(flight->context);
 	initStringInfo(&spooling.line);
+	spooling.masking = llmb_masking_begin(spooling.def);
 	llmb_store_batch_prompts(flight->row->id, spool_prompt, &spooling);
+	llmb_masking_end(spooling.masking);
 	flight->row->file_bytes = llmb_spool_bytes(flight->spool);
 }
 
@@ -518,7 +525,7 @@ llmb_flight_open_intake(LlmbFlight *flight)
 	}
 	intake->free = intake->server->provider->answer != NULL;
 	intake->realtime = flight->row->realtime;
-	intake->fallback = intake->server->fallback;
+	intake->fallback = intake->server->fallback && !intake->def->atomic;
 	intake->no_retry = strcmp(job->state, "cancelling") == 0;
 	intake->cancelled_as = LLMB_CANCELLED_ITEM;
 	if (!intake->no_retry && flight->row->error_code)
@@ -640,7 +647,7 @@ llmb_flight_finalize(LlmbFlight *flight)
 	llmb_store_learn_turnaround(flight->row);
 	pause_stuck(flight);
 	if (llmb_keep_prompts == LLMB_KEEP_JOB)
-		llmb_store_purge_prompts(flight->row, flight->intake.answered == flight->row->item_count);
+		llmb_store_purge_prompts(flight->row, flight->intake.answered == flight->row->item_count, flight->intake.def == NULL || flight->intake.def->mask_pii);
 	llmb_turn_commit();
 	llmb_flight_drop_spool(flight);
 }

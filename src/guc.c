@@ -14,8 +14,12 @@
 
 #include "utils/guc.h"
 
+#include "atomic.h"
+#include "chain.h"
 #include "crash.h"
+#include "housekeeping.h"
 #include "log.h"
+#include "notify.h"
 
 bool		llmb_enabled = true;
 char	   *llmb_default_server = NULL;
@@ -39,6 +43,13 @@ static const struct config_enum_entry log_choices[] = {
 	{"on", LLMB_LOG_STATES, true},
 	{NULL, 0, false}
 };
+
+static void
+define_keeping(const char *name, const char *what, int *minutes)
+{
+	DefineCustomIntVariable(name, what, "Since they ended; -1: for ever. What they have cost stays in the view costs.",
+							minutes, *minutes, -1, INT_MAX, PGC_SIGHUP, GUC_UNIT_MIN, NULL, NULL, NULL);
+}
 
 void
 llmb_define_settings(void)
@@ -72,6 +83,12 @@ llmb_define_settings(void)
 							 "states: of jobs, batches, servers' breakers, launcher and workers. all: these, and every row of the view events.",
 							 &llmb_log_events, LLMB_LOG_OFF, log_choices, PGC_SIGHUP, 0, NULL, NULL, NULL);
 
+	/* SIGHUP: the worker reads it, and who listens in a database is not its jobs' owners' to know. */
+	DefineCustomBoolVariable("llm_batch.notify",
+							 "Sends NOTIFY llm_batch when a job's state or counts change.",
+							 "Whoever listens in the database sees numbers, names and labels of jobs, and no text.",
+							 &llmb_notify, true, PGC_SIGHUP, 0, NULL, NULL, NULL);
+
 	/* SUSET: what one prompt may cost is the operator's to bound. */
 	DefineCustomIntVariable("llm_batch.max_prompt_size",
 							"Longest prompt that submit takes.",
@@ -95,6 +112,34 @@ llmb_define_settings(void)
 							"Answers that are stored and written in one transaction at most.",
 							NULL,
 							&llmb_write_back_rows, 2000, 1, 10000, PGC_SIGHUP, 0, NULL, NULL, NULL);
+
+	/* SIGHUP: read by the worker, which serves nobody else meanwhile. */
+	DefineCustomIntVariable("llm_batch.query_timeout",
+							"Longest that the query of a job may take that begins after another.",
+							"The worker does nothing else meanwhile.",
+							&llmb_query_timeout_ms, 60000, 10, INT_MAX, PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);
+
+	/* SUSET: how long one transaction may keep rows locked is the operator's to bound. */
+	DefineCustomIntVariable("llm_batch.atomic_max_items",
+							"Most items of an atomic job.",
+							"All its answers are written in one transaction.",
+							&llmb_atomic_max_items, 10000, 1, LLMB_MAX_ITEMS, PGC_SUSET, 0, NULL, NULL, NULL);
+
+	/*
+	 * SIGHUP: the worker reads them, and for how long a database keeps what it
+	 * has paid for is not its users' to say.  For ever by default: only the
+	 * jobs that tasks make by themselves would pile up without anybody's doing.
+	 */
+	define_keeping("llm_batch.keep_succeeded_jobs", "How long jobs that succeeded are kept, with their answers.", &llmb_keep_succeeded_min);
+	define_keeping("llm_batch.keep_partial_jobs", "How long jobs that ended partial are kept, with their answers.", &llmb_keep_partial_min);
+	define_keeping("llm_batch.keep_failed_jobs", "How long failed jobs are kept.", &llmb_keep_failed_min);
+	define_keeping("llm_batch.keep_cancelled_jobs", "How long cancelled jobs are kept.", &llmb_keep_cancelled_min);
+	define_keeping("llm_batch.keep_task_jobs", "How long ended jobs of tasks are kept that have no row's newest answer.", &llmb_keep_task_min);
+
+	DefineCustomIntVariable("llm_batch.keep_daily_costs",
+							"How long costs of forgotten jobs are kept by day and labels.",
+							"Then they are summed up by month; -1: for ever.",
+							&llmb_keep_daily_min, -1, -1, INT_MAX, PGC_SIGHUP, GUC_UNIT_MIN, NULL, NULL, NULL);
 
 	/*
 	 * SIGHUP: for tests of the worker, see crash.h.  It does name a file, but

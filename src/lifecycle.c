@@ -18,23 +18,36 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
+#include "afterwards.h"
+#include "atomic.h"
+#include "chain.h"
 #include "failover.h"
+#include "fair.h"
 #include "fleet.h"
+#include "gather.h"
+#include "housekeeping.h"
 #include "leftover.h"
 #include "lifecycle.h"
+#include "notify.h"
 #include "plan.h"
 #include "probe.h"
 #include "realtime.h"
 #include "steps.h"
+#include "store_forget.h"
 #include "turn.h"
 
 /* Jobs and stored answers are looked at this often, however busy batches are. */
 #define OTHERS_EVERY_MS	100
+/* So long jobs are planned with one list of them, before sockets are served again. */
+#define PASS_MS			50
+/* Reading the list of jobs takes at most one part in so many of the worker's time. */
+#define LIST_SHARE		5
 
 static bool dirty = true;		/* jobs are to be looked at */
 static bool commands_pending = true;
 static bool answers_pending = true;
 static bool jobs_active = false;
+static TimestampTz list_due = 0;	/* not read again before then */
 static TimestampTz next_look = 0;	/* when jobs are to be looked at anyway; 0 never */
 static TimestampTz next_answer = 0;
 
@@ -179,15 +192,32 @@ resend_job(LlmbJob *job)
 	}
 }
 
+/* A job may have been made to wait for this one since that was asked. */
+static void
+forget_job(const LlmbJob *job)
+{
+	const char *needed = llmb_store_needed_for(job->id);
+
+	if (needed)
+		llmb_store_event(job->id, 0, "not_obeyed", "forget was asked for, but %s", needed);
+	else if (llmb_store_begin_forget(job->id, "forget() asks for it"))
+		llmb_housekeeping_look();
+}
+
 static void
 run_command(const LlmbCommand *command, LlmbJob *job)
 {
 	bool		over = llmb_job_is_over(job);
-	bool		for_ended = strcmp(command->verb, "retry") == 0 || strcmp(command->verb, "apply") == 0;
+	bool		forget = strcmp(command->verb, "forget") == 0;
+	bool		for_ended = forget || strcmp(command->verb, "retry") == 0 || strcmp(command->verb, "apply") == 0;
 
 	/* things have moved on since it was asked */
 	if (over != for_ended)
 		llmb_store_event(job->id, 0, "not_obeyed", "%s was asked for, but the job is %s", command->verb, job->state);
+	else if (forget)
+		forget_job(job);
+	else if (llmb_store_is_forgotten(job->id))
+		llmb_store_event(job->id, 0, "not_obeyed", "%s was asked for, but the job is being forgotten", command->verb);
 	else if (strcmp(command->verb, "retry") == 0)
 	{
 		int			count;
@@ -197,6 +227,9 @@ run_command(const LlmbCommand *command, LlmbJob *job)
 		count = llmb_store_do_retry(job->id, command->codes);
 
 		llmb_store_event(job->id, 0, "retry", "items to be sent again: %d", count);
+		/* the answers that are there wait for those */
+		if (job->atomic && count > 0)
+			(void) llmb_store_do_apply(job->id);
 	}
 	else if (strcmp(command->verb, "apply") == 0)
 	{
@@ -301,6 +334,8 @@ look_after_job(LlmbJob *job, TimestampTz now)
 		llmb_turn_commit();
 		return true;
 	}
+	if (job->held && strcmp(job->state, "cancelling") != 0)
+		return llmb_chain_step(job);
 	if (job->live_batches && !llmb_fleet_has_job(job->id))
 	{
 		load_flights();
@@ -315,6 +350,9 @@ look_after_job(LlmbJob *job, TimestampTz now)
 	if (job->queued > 0 && (strcmp(job->state, "paused") != 0 ||
 							(job->awaits_mend && !llmb_fleet_has_job(job->id))))
 		return llmb_plan_batch(job, now);
+	if (job->atomic && job->queued == 0 && job->in_flight == job->unapplied && !job->live_batches &&
+		job->succeeded < job->total)
+		return job->ours && llmb_atomic_step(job);
 	if (job->queued > 0 || job->in_flight > 0 || job->live_batches)
 		return false;
 	llmb_turn_begin("ending a job");
@@ -377,14 +415,15 @@ in_trouble(Look *look)
 static void
 note_times(const LlmbJob *job, TimestampTz now)
 {
-	if (strcmp(job->state, "paused") != 0 || job->awaits_mend || (job->in_flight > 0 && job->ours))
+	if (!llmb_chain_waits(job) &&
+		(strcmp(job->state, "paused") != 0 || job->awaits_mend || (job->in_flight > 0 && job->ours)))
 		jobs_active = true;
 	if (job->retry_at > now && (next_look == 0 || job->retry_at < next_look))
 		next_look = job->retry_at;
 	if (job->deadline > now && (next_look == 0 || job->deadline < next_look))
 		next_look = job->deadline;
 	/* stored answers whose time is not known yet */
-	if (job->unapplied > 0 && next_answer == 0)
+	if (job->unapplied > 0 && !job->atomic && next_answer == 0)
 		answers_pending = true;
 }
 
@@ -407,8 +446,11 @@ look_after_jobs(void *arg)
 	llmb_turn_begin("looking after jobs");
 	jobs = llmb_store_active_jobs();
 	llmb_turn_commit();
+	list_due = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), (LIST_SHARE - 1) * TimestampDifferenceMilliseconds(now, GetCurrentTimestamp()));
 	jobs_active = false;
 	next_look = 0;
+	llmb_fleet_count_jobs(jobs);
+	llmb_fair_order(jobs);
 	foreach(lc, jobs)
 	{
 		Look		look = {lfirst(lc), now, false};
@@ -417,15 +459,15 @@ look_after_jobs(void *arg)
 		if (!llmb_guarded(look_after_one, &look, "llm_batch: looking after a job"))
 			look.did = in_trouble(&look);
 		look_at_by(look.job->look_again_ms > 0 ? TimestampTzPlusMilliseconds(now, look.job->look_again_ms) : 0);
-		if (look.did)
-		{
-			/* the jobs behind it were not looked at */
-			*did = true;
-			dirty = true;
-			return;
-		}
+		*did |= look.did;
+		/* the jobs behind it are looked at with a new list; with a short one at once */
+		if (*did && TimestampDifferenceMilliseconds(now, GetCurrentTimestamp()) >= PASS_MS)
+			break;
 	}
-	dirty = false;
+	dirty = *did;
+	/* rows may have waited for items to go */
+	if (*did)
+		llmb_gather_look();
 }
 
 /* ---- stored answers ---- */
@@ -445,6 +487,66 @@ apply_answers(void *arg)
 	llmb_turn_commit();
 }
 
+/* ---- what follows a job ---- */
+
+static void
+follow_jobs(void *arg)
+{
+	(void) arg;
+	llmb_afterwards_step();
+}
+
+static void
+tell_counts(void *arg)
+{
+	(void) arg;
+	llmb_notify_due();
+}
+
+/* True when something was due. */
+static bool
+tell_or_follow(TimestampTz now)
+{
+	if (llmb_notify_next() != 0 && llmb_notify_next() <= now)
+		return llmb_guarded(tell_counts, NULL, "llm_batch: telling counts");
+	if (llmb_afterwards_next() == 0 || llmb_afterwards_next() > now)
+		return false;
+	if (!llmb_guarded(follow_jobs, NULL, "llm_batch: running what follows a job"))
+		llmb_afterwards_failed();
+	return true;
+}
+
+/* ---- rows that have changed ---- */
+
+typedef struct GatherLook
+{
+	TimestampTz now;
+	bool		may_clean;
+	bool		new_job;
+} GatherLook;
+
+static void
+gather_rows(void *arg)
+{
+	GatherLook *look = arg;
+
+	look->new_job = llmb_gather_step(look->now, look->may_clean);
+}
+
+/* True when something was due. */
+static bool
+gather_due(TimestampTz now, bool has_history)
+{
+	GatherLook	look = {now, has_history, false};
+
+	if (llmb_gather_next() == 0 || llmb_gather_next() > now)
+		return false;
+	if (!llmb_guarded(gather_rows, &look, "llm_batch: gathering changed rows"))
+		llmb_gather_failed(now);
+	dirty |= look.new_job;
+	return true;
+}
+
 /* ---- request files at providers ---- */
 
 static void
@@ -452,6 +554,30 @@ remove_files(void *arg)
 {
 	(void) arg;
 	llmb_leftover_step();
+	/* jobs that are being forgotten wait for the last of their files */
+	llmb_housekeeping_files_gone();
+}
+
+/* ---- jobs that are removed ---- */
+
+/* Beside other work they are removed in one slice in so long. */
+#define HOUSEKEEPING_EVERY_MS	100
+
+static void
+keep_house_now(void *arg)
+{
+	*(bool *) arg = llmb_housekeeping_step();
+}
+
+/* True when something was done. */
+static bool
+keep_house(TimestampTz now)
+{
+	bool		did = false;
+
+	if (llmb_housekeeping_next() <= now && !llmb_guarded(keep_house_now, &did, "llm_batch: forgetting jobs"))
+		llmb_housekeeping_failed();
+	return did;
 }
 
 /* ---- the step ---- */
@@ -470,6 +596,8 @@ llmb_lifecycle_look_again(void)
 	dirty = true;
 	commands_pending = true;
 	answers_pending = true;
+	llmb_afterwards_look();
+	llmb_gather_look();
 	llmb_leftover_look();
 }
 
@@ -520,13 +648,15 @@ long
 llmb_lifecycle_step(void)
 {
 	static TimestampTz others_due = 0;
+	static TimestampTz housekeeping_due = 0;
 	TimestampTz now = GetCurrentTimestamp();
 	TimestampTz next = 0;
 	LlmbFlight *flight;
 	bool		did = false;
 
+	/* rows of a task may be the first that there ever was to do */
 	if (!has_history())
-		return -1;
+		return gather_due(now, false) ? 0 : time_until(now, llmb_gather_next());
 	dirty |= llmb_fleet_wants_look();
 	if (commands_pending)
 		return obey() ? 0 : troubled();
@@ -538,6 +668,12 @@ llmb_lifecycle_step(void)
 			llmb_leftover_failed();
 		return 0;
 	}
+	if (housekeeping_due <= now)
+	{
+		housekeeping_due = TimestampTzPlusMilliseconds(now, HOUSEKEEPING_EVERY_MS);
+		if (keep_house(now))
+			return 0;
+	}
 	/* a flight may always have something to do; the others have their turn */
 	flight = due_flight(now, &next);
 	if (flight && now < others_due)
@@ -546,11 +682,11 @@ llmb_lifecycle_step(void)
 		return 0;
 	}
 	others_due = TimestampTzPlusMilliseconds(now, OTHERS_EVERY_MS);
-	if (dirty || (next_look != 0 && next_look <= now))
+	if ((dirty || (next_look != 0 && next_look <= now)) && list_due <= now)
 	{
 		if (!llmb_guarded(look_after_jobs, &did, "llm_batch: looking after jobs"))
 			return troubled();
-		if (did || dirty)
+		if (did)
 			return 0;
 	}
 	if (answers_pending || (next_answer != 0 && next_answer <= now))
@@ -558,15 +694,36 @@ llmb_lifecycle_step(void)
 		next_answer = 0;
 		return llmb_guarded(apply_answers, NULL, "llm_batch: writing stored answers") ? 0 : troubled();
 	}
+	if (tell_or_follow(now))
+	{
+		/* SQL of users may take its time: flights have their turn in between */
+		others_due = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), OTHERS_EVERY_MS);
+		return 0;
+	}
+	if (gather_due(now, true))
+		return 0;
 	if (flight)
 	{
 		run_flight(flight);
 		return 0;
 	}
-	if (next_look != 0 && (next == 0 || next_look < next))
-		next = next_look;
+	if (keep_house(now))
+		return 0;
+	/* what is due next wakes nobody: a sleeping worker looks around now and then */
+	if (llmb_housekeeping_next() <= now)
+		next = now;
+	if (next_look != 0 && (next == 0 || Max(next_look, list_due) < next))
+		next = Max(next_look, list_due);
+	if (dirty && (next == 0 || list_due < next))
+		next = list_due;
 	if (next_answer != 0 && (next == 0 || next_answer < next))
 		next = next_answer;
+	if (llmb_gather_next() != 0 && (next == 0 || llmb_gather_next() < next))
+		next = llmb_gather_next();
+	if (llmb_notify_next() != 0 && (next == 0 || llmb_notify_next() < next))
+		next = llmb_notify_next();
+	if (llmb_afterwards_next() != 0 && (next == 0 || llmb_afterwards_next() < next))
+		next = llmb_afterwards_next();
 	if (llmb_leftover_next() != 0 && (next == 0 || llmb_leftover_next() < next))
 		next = llmb_leftover_next();
 	return time_until(now, next);
@@ -582,5 +739,5 @@ llmb_lifecycle_busy(void)
 		if (!((LlmbFlight *) lfirst(lc))->foreign)
 			return true;
 	}
-	return jobs_active || next_answer != 0 || llmb_probe_busy() || llmb_failover_busy() || llmb_leftover_busy();
+	return jobs_active || next_answer != 0 || llmb_afterwards_busy() || llmb_probe_busy() || llmb_failover_busy() || llmb_gather_busy() || llmb_leftover_busy();
 }

@@ -8,6 +8,7 @@
 #include "llm_batch.h"
 
 #include "access/htup_details.h"
+#include "access/xlog.h"
 #include "answer.h"
 #include "catalog/pg_authid.h"
 #include "fmgr.h"
@@ -28,6 +29,7 @@
 #include "store_turnaround.h"
 
 PG_FUNCTION_INFO_V1(llmb_may_see);
+PG_FUNCTION_INFO_V1(llmb_is_home);
 PG_FUNCTION_INFO_V1(llmb_worker_status);
 PG_FUNCTION_INFO_V1(llmb_answer_json);
 PG_FUNCTION_INFO_V1(llmb_time_left);
@@ -43,6 +45,15 @@ llmb_may_see(PG_FUNCTION_ARGS)
 	if (!OidIsValid(owner))
 		PG_RETURN_BOOL(superuser());
 	PG_RETURN_BOOL(has_privs_of_role(GetUserId(), owner));
+}
+
+/*
+ * llm_batch.is_home(system_identifier bigint, database_oid bigint) returns boolean
+ */
+Datum
+llmb_is_home(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_BOOL(PG_GETARG_INT64(0) == (int64) GetSystemIdentifier() && PG_GETARG_INT64(1) == (int64) MyDatabaseId);
 }
 
 /* When there is no worker: the last thing that any worker wrote down. */

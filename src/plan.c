@@ -15,16 +15,20 @@
 #include "access/xlog.h"
 #include "miscadmin.h"
 #include "utils/acl.h"
+#include "utils/builtins.h"
 #include "utils/memutils.h"
 
 #include "compat.h"
 #include "failover.h"
+#include "fair.h"
 #include "fleet.h"
 #include "flight.h"
 #include "model.h"
 #include "options.h"
+#include "pii_sql.h"
 #include "plan.h"
 #include "request.h"
+#include "store_task.h"
 #include "token.h"
 #include "turn.h"
 
@@ -48,6 +52,7 @@ typedef struct Planning
 	LlmbServer *server;
 	LlmbModel  *model;
 	LlmbJobDef *def;
+	LlmbMasking *masking;
 	LlmbBatchRow *row;
 	LlmbSpool  *spool;
 	int			range_space;
@@ -61,6 +66,7 @@ typedef struct Planning
 	double		cost_per_item;
 	double		cost_left;		/* of max_cost; negative: no limit */
 	Full		full;
+	int			withdrawn;		/* items of a task whose rows have changed */
 } Planning;
 
 static void
@@ -116,6 +122,7 @@ plan_prompt(const LlmbPrompt *prompt, void *arg)
 	int64		text_bytes;
 	char		custom_id[80];
 
+	prompt = llmb_mask_prompt(planning->masking, prompt);
 	snprintf(custom_id, sizeof(custom_id), "%s-%d", planning->row->token, prompt->ordinal);
 	resetStringInfo(&planning->line);
 	llmb_put_request(&planning->line, planning->server, planning->model,
@@ -129,6 +136,7 @@ plan_prompt(const LlmbPrompt *prompt, void *arg)
 	llmb_spool_write(planning->spool, planning->line.data, planning->line.len);
 	planning->row->file_bytes += planning->line.len;
 	planning->row->text_bytes += text_bytes;
+	llmb_masking_keep(planning->masking, planning->job->id, prompt->ordinal);
 	add_ordinal(planning, prompt->ordinal);
 	return true;
 }
@@ -146,12 +154,8 @@ new_token(int64 job, int first)
 	return llmb_token_make(llmb_token_home(GetSystemIdentifier(), MyDatabaseId), job, first, random);
 }
 
-/*
- * In a turn: whether the job may be planned.  If not, it is paused until that
- * is mended; one that is paused already goes on if it may.
- */
-static bool
-has_ground(LlmbJob *job, LlmbServer **server)
+bool
+llmb_plan_ground(LlmbJob *job, LlmbServer **server)
 {
 	LlmbGround	ground = {.job = job};
 	const char *reason = llmb_ground_obstacle(job->server, &ground);
@@ -190,7 +194,7 @@ takes_fresh(const LlmbJob *job, TimestampTz now)
 {
 	bool		retry_due = job->retry_attempt > 0 && job->retry_at <= now;
 
-	return job->planned_to < job->total && !(retry_due && job->retry_realtime);
+	return job->fresh && !(retry_due && job->retry_realtime);
 }
 
 /* ---- forecasts ---- */
@@ -235,7 +239,10 @@ set_queue_room(Planning *planning)
 	int64		limit = llmb_enqueued_limit(planning->server, planning->model);
 	int64		used = llmb_fleet_tokens(planning->job->server, planning->job->owner, planning->job->model);
 
-	planning->tokens_left = limit <= 0 || planning->row->realtime ? -1 : Max(0, limit - used);
+	int64		own = llmb_fleet_job_tokens(planning->job->id);
+
+	planning->tokens_left = limit <= 0 || planning->row->realtime ? -1 :
+		Max(0, Min(limit - used, own > 0 ? llmb_fair_share(limit) - own : limit));
 	planning->queue_empty = used == 0;
 }
 
@@ -298,10 +305,15 @@ collect(Planning *planning, TimestampTz now)
 		limit = Min(limit, (llmb_store_refused_items(job->id, &most) + 1) / 2);
 	set_limits(planning);
 	row->token = MemoryContextStrdup(planning->context, new_token(job->id, fresh ? job->planned_to + 1 : 0));
+	planning->masking = llmb_masking_begin(planning->def);
+	/* what has changed since it was asked about is not sent any more */
+	if (job->attachment != 0)
+		planning->withdrawn = llmb_store_withdraw_changed(job->attachment, job->id);
 	if (fresh)
 		llmb_store_new_prompts(job->id, job->planned_to, limit, plan_prompt, planning);
 	else
 		llmb_store_queued_prompts(job->id, job->retry_attempt, job->retry_realtime, limit, plan_prompt, planning);
+	llmb_masking_end(planning->masking);
 	note_forecast(planning);
 }
 
@@ -328,6 +340,36 @@ begin_planning(Planning *planning, LlmbJob *job, LlmbServer *server, MemoryConte
 	MemoryContextSwitchTo(old);
 }
 
+/*
+ * The last key (server and owner) that was found to have no room: the jobs
+ * behind, of which there may be thousands, are not asked one by one.  A
+ * moment later, or when a place has become free, it is tried again.
+ */
+#define FULL_MS		1000
+static NameData full_server;
+static NameData full_owner;
+static int64 full_freed = -1;
+static TimestampTz full_until = 0;
+static int64 full_threshold = 0;
+
+static void
+note_full(const LlmbJob *job, const LlmbServer *server)
+{
+	full_threshold = server->realtime_threshold;
+	namestrcpy(&full_server, job->server);
+	namestrcpy(&full_owner, job->owner);
+	full_freed = llmb_fleet_freed();
+	full_until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), FULL_MS);
+}
+
+static bool
+is_full(const LlmbJob *job, TimestampTz now)
+{
+	return full_freed == llmb_fleet_freed() && now < full_until && !job->retry_realtime &&
+		(strcmp(job->mode, "batch") == 0 || (strcmp(job->mode, "auto") == 0 && job->total > full_threshold)) &&
+		strcmp(NameStr(full_server), job->server) == 0 && strcmp(NameStr(full_owner), job->owner) == 0;
+}
+
 /* Limits are those of a key, so of server and owner. */
 static bool
 room_for_batch(const LlmbJob *job, const LlmbServer *server, TimestampTz now)
@@ -341,7 +383,11 @@ room_for_batch(const LlmbJob *job, const LlmbServer *server, TimestampTz now)
 	/* with a budget, what a set has cost is known before the next is sent */
 	if (job->max_cost >= 0 && llmb_fleet_realtime(job->id))
 		return false;
-	return goes_realtime(job, server, !takes_fresh(job, now) && job->retry_realtime) || flying < server->max_active_batches;
+	if (goes_realtime(job, server, !takes_fresh(job, now) && job->retry_realtime))
+		return true;
+	if (flying >= server->max_active_batches)
+		note_full(job, server);
+	return flying < server->max_active_batches && job->flying < llmb_fair_share(server->max_active_batches);
 }
 
 /* In a turn: nothing fits any more into what the job may cost. */
@@ -361,16 +407,18 @@ llmb_plan_batch(LlmbJob *job, TimestampTz now)
 	Planning	planning = {0};
 	LlmbServer *server;
 	bool		paused = false;
-	bool		due = job->planned_to < job->total || (job->retry_attempt > 0 && job->retry_at <= now);
+	bool		due = job->fresh || (job->retry_attempt > 0 && job->retry_at <= now);
 
 	if (!due)
 		return false;
 	/* what is still landing may bring more to be sent again: one batch for all */
-	if (job->planned_to >= job->total && llmb_fleet_landing(job->id))
+	if (!job->fresh && llmb_fleet_landing(job->id))
+		return false;
+	if (is_full(job, now))
 		return false;
 	llmb_turn_begin("planning a batch");
 	/* one that is paused leaves nothing to be done for the others */
-	if (!has_ground(job, &server))
+	if (!llmb_plan_ground(job, &server))
 	{
 		llmb_turn_commit();
 		return false;
@@ -398,7 +446,7 @@ llmb_plan_batch(LlmbJob *job, TimestampTz now)
 	{
 		llmb_spool_free(planning.spool);
 		MemoryContextDelete(context);
-		return paused;
+		return paused || planning.withdrawn > 0;
 	}
 	MemoryContextSetParent(context, TopMemoryContext);
 	llmb_fleet_add(planning.row, planning.spool, context);

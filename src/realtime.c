@@ -39,7 +39,8 @@
 /* An item that finds the provider busy so often is taken as failed for now. */
 #define MAX_BUSY		20
 /* One event of a kind in so many milliseconds. */
-#define EVENT_EVERY_MS	30000
+#define EVENT_EVERY_MS	30000	/* and then ever more seldom, down to one in an hour or so */
+#define EVENT_DOUBLINGS	7
 
 typedef struct LlmbRealtime LlmbRealtime;
 
@@ -86,6 +87,7 @@ struct LlmbRealtime
 	char	   *trouble;		/* what holds it up, for the next turn's event */
 	int			unanswered;		/* since the last turn */
 	TimestampTz told_at;		/* of the last event about trouble */
+	int			told;			/* how many of them stood close together */
 };
 
 static bool
@@ -355,12 +357,15 @@ tell(LlmbRealtime *realtime)
 {
 	LlmbFlight *flight = realtime->flight;
 	TimestampTz now = GetCurrentTimestamp();
+	int64		gap = (int64) EVENT_EVERY_MS << Min(realtime->told, EVENT_DOUBLINGS);
 
 	if (realtime->unanswered > 0)
 		llmb_flight_say(flight, "unanswered", "requests that were sent and not answered: %d%s", realtime->unanswered,
 						realtime->resend ? "; they are sent again, and perhaps paid twice (on_unanswered)" : "");
-	if (realtime->trouble && realtime->pause_reason == NULL && now >= TimestampTzPlusMilliseconds(realtime->told_at, EVENT_EVERY_MS))
+	if (realtime->trouble && realtime->pause_reason == NULL && now >= TimestampTzPlusMilliseconds(realtime->told_at, gap))
 	{
+		/* after a quiet time it is news again */
+		realtime->told = now >= TimestampTzPlusMilliseconds(realtime->told_at, gap * 4) ? 0 : realtime->told + 1;
 		llmb_flight_say(flight, "slowed", "%s; at a time now: %d, the next in %.1f s", realtime->trouble,
 						(int) realtime->place.lane->pace.limit,
 						Max(realtime->place.lane->pace.blocked_until_ms - llmb_now_ms(), 0) / 1000.0);

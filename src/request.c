@@ -149,9 +149,11 @@ llmb_put_request(StringInfo out, const LlmbServer *server, const LlmbModel *mode
 	request.first = first;
 	request.model = model;
 	request.dialect = &server->dialect;
-	request.system = utf8_or_null(prompt->system ? prompt->system : def->system);
-	request.prompt = utf8_or_null(prompt->prompt);
-	request.messages = utf8_or_null(prompt->messages);
+	if (def->mask_pii && !prompt->masked)
+		elog(ERROR, "a prompt that was not masked was to be sent");
+	request.system = prompt->masked ? prompt->system : utf8_or_null(prompt->system ? prompt->system : def->system);
+	request.prompt = prompt->masked ? prompt->prompt : utf8_or_null(prompt->prompt);
+	request.messages = prompt->masked ? prompt->messages : utf8_or_null(prompt->messages);
 	request.params = merged_params(def->params, prompt->params);
 	request.schema = utf8_or_null(def->schema);
 	if (custom_id)
@@ -169,7 +171,7 @@ llmb_sends_bodies(const LlmbServer *server, bool realtime)
 int64
 llmb_text_bytes(const LlmbJobDef *def, const LlmbPrompt *prompt)
 {
-	const char *system = prompt->system ? prompt->system : prompt->messages ? NULL : def->system;
+	const char *system = prompt->system || prompt->masked ? prompt->system : prompt->messages ? NULL : def->system;
 
 	return (prompt->prompt ? strlen(prompt->prompt) : 0) +
 		(prompt->messages ? strlen(prompt->messages) : 0) + (system ? strlen(system) : 0);

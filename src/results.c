@@ -22,6 +22,8 @@
 #include "utils/timestamp.h"
 
 #include "as_owner.h"
+#include "enqueue.h"
+#include "pii_sql.h"
 #include "price.h"
 #include "request.h"
 #include "results.h"
@@ -97,6 +99,9 @@ may_retry(const LlmbIntake *intake, LlmbCode code, bool retryable)
 {
 	if (!retryable || intake->no_retry)
 		return false;
+	/* all travel the same way */
+	if (intake->def->atomic && code != LLMB_INVALID_OUTPUT)
+		return intake->batch->attempt < intake->server->max_attempts;
 	/* the item was not tried: it goes another way, or waits for a person */
 	if (batch_is_vain(intake, code))
 		return true;
@@ -115,7 +120,7 @@ set_failed(LlmbIntake *intake, LlmbResult *result, LlmbCode code, bool retryable
 	result->state = again ? "retried" : code == LLMB_CANCELLED_ITEM ? "cancelled" : "failed";
 	result->retry_after_ms = again ? intake->retry_ms : 0;
 	result->resend_realtime = again && intake->fallback && batch_is_vain(intake, code);
-	if (again && !intake->fallback && batch_is_vain(intake, code))
+	if (again && !intake->fallback && !intake->def->atomic && batch_is_vain(intake, code))
 		intake->stuck = code;
 }
 
@@ -281,19 +286,74 @@ refuse_all(LlmbWrite *writes, int count)
 	}
 }
 
-static void
-write_or_refuse(int64 job, const LlmbJobDef *def, Oid owner, LlmbWrite *writes, int count)
+bool
+llmb_write_begins(int64 job)
 {
 	if (made_a_commit_fail(job))
 		llmb_store_bar_writing(job, "what was written to the source table could not be committed");
 	if (llmb_store_writing_is_barred(job))
+		return false;
+	code_of_job_begins(job);
+	return true;
+}
+
+void
+llmb_write_ended(void)
+{
+	job_at_work = 0;
+}
+
+static void
+write_or_refuse(int64 job, const LlmbJobDef *def, Oid owner, LlmbWrite *writes, int count)
+{
+	if (!llmb_write_begins(job))
 	{
 		refuse_all(writes, count);
 		return;
 	}
-	code_of_job_begins(job);
+	llmb_writing_attachment = def->attachment;
 	llmb_write_back(def, owner, writes, count);
-	job_at_work = 0;
+	llmb_writing_attachment = 0;
+	llmb_write_ended();
+}
+
+/* ---- rows of tasks ---- */
+
+/*
+ * A row that has changed since is nobody's failure: its newer text is what
+ * gets answered.  Whether its trigger has said so or not, it is looked at.
+ */
+static void
+answer_newer(int64 attachment, LlmbResult **results, int count)
+{
+	LlmbInboxWriter *inbox = llmb_inbox_begin(attachment);
+
+	for (int i = 0; i < count; i++)
+	{
+		if (results[i]->code != LLMB_STALE)
+			continue;
+		results[i]->state = "cancelled";
+		if (results[i]->key)
+			llmb_inbox_put(inbox, LLMB_ROW_CHANGED, results[i]->key);
+	}
+	(void) llmb_inbox_end(inbox);
+}
+
+/* Answers that are written nowhere are stale when a newer text was asked about. */
+static void
+find_superseded(int64 job, int64 attachment, LlmbResult **results, int count)
+{
+	bool	   *superseded = palloc0(sizeof(bool) * Max(count, 1));
+
+	llmb_store_superseded(attachment, job, (const LlmbResult *const *) results, count, superseded);
+	for (int i = 0; i < count; i++)
+	{
+		if (!superseded[i] || results[i]->code != LLMB_OK)
+			continue;
+		results[i]->state = "cancelled";
+		results[i]->code = LLMB_STALE;
+		results[i]->error = "the row's text has changed since the prompt was made";
+	}
 }
 
 /*
@@ -329,6 +389,12 @@ write_answers(int64 job, const LlmbJobDef *def, Oid owner, LlmbResult **results,
 		written[n++] = results[i];
 	}
 	if (def->target_count == 0)
+	{
+		if (def->attachment != 0)
+			find_superseded(job, def->attachment, results, count);
+		return;
+	}
+	if (def->atomic)
 		return;
 	if (OidIsValid(owner))
 		write_or_refuse(job, def, owner, writes, n);
@@ -356,7 +422,8 @@ write_answers(int64 job, const LlmbJobDef *def, Oid owner, LlmbResult **results,
 				result->error = "the row's text has changed since the prompt was made";
 				break;
 			case LLMB_ROW_GONE:
-				result->code = LLMB_WRITE_BACK;
+				result->code = def->attachment != 0 ? LLMB_CANCELLED_ITEM : LLMB_WRITE_BACK;
+				result->state = def->attachment != 0 ? "cancelled" : "failed";
 				result->error = "the source row does not exist any more";
 				break;
 			case LLMB_ROW_REFUSED:
@@ -364,6 +431,8 @@ write_answers(int64 job, const LlmbJobDef *def, Oid owner, LlmbResult **results,
 				result->error = unconstify(char *, writes[i].reason);
 		}
 	}
+	if (def->attachment != 0)
+		answer_newer(def->attachment, written, n);
 }
 
 /* Asked again so often, however many attempts have failed for other reasons. */
@@ -376,6 +445,17 @@ invalid_output(void *arg, LlmbResult *result)
 	set_failed(intake, result, LLMB_INVALID_OUTPUT, before < intake->server->invalid_output_retries);
 }
 
+/* Answers of an atomic job wait for one another. */
+static void
+hold_slice(Slice *slice)
+{
+	for (int i = 0; slice->intake->def->atomic && i < slice->count; i++)
+	{
+		if (strcmp(slice->results[i].state, "succeeded") == 0)
+			slice->results[i].state = "stored";
+	}
+}
+
 static void
 write_slice(Slice *slice)
 {
@@ -383,8 +463,11 @@ write_slice(Slice *slice)
 	LlmbResult **answers = palloc(sizeof(LlmbResult *) * Max(slice->count, 1));
 	int			n = 0;
 
-	if (intake->def->target_count == 0 && intake->def->schema == NULL)
+	if (intake->def->target_count == 0 && intake->def->schema == NULL && intake->def->attachment == 0)
+	{
+		hold_slice(slice);
 		return;
+	}
 	for (int i = 0; i < slice->count; i++)
 	{
 		if (slice->results[i].code == LLMB_OK)
@@ -392,9 +475,10 @@ write_slice(Slice *slice)
 	}
 	if (n == 0)
 		return;
-	if (intake->def->target_count > 0)
+	if (intake->def->target_count > 0 || intake->def->attachment != 0)
 		llmb_store_keys(intake->batch->job, slice->results, slice->count);
 	write_answers(intake->batch->job, intake->def, intake->owner, answers, n, invalid_output, intake);
+	hold_slice(slice);
 }
 
 static void
@@ -409,7 +493,7 @@ add_to(LlmbDelta *delta, const LlmbResult *result)
 			delta->succeeded++;
 		else if (strcmp(result->state, "retried") == 0)
 			delta->queued++;
-		else if (result->code == LLMB_CANCELLED_ITEM)
+		else if (strcmp(result->state, "cancelled") == 0)
 			delta->cancelled++;
 		else
 			delta->failed++;
@@ -501,19 +585,58 @@ store_slice(Slice *slice)
 		add_to(&delta, &slice->results[i]);
 	bill_slice(slice, &delta);
 	llmb_store_put_results(job, slice->results, slice->count);
-	if (delta.unapplied > 0)
+	if (delta.unapplied > 0 && slice->intake->def->atomic)
+		llmb_store_hold_answers(job, slice->results, slice->count);
+	else if (delta.unapplied > 0)
 		llmb_store_answer_wait(job, slice->results, slice->count, LATER_BASE_MS);
-	slice->intake->stored |= delta.unapplied > 0;
+	slice->intake->stored |= delta.unapplied > 0 && !slice->intake->def->atomic;
 	llmb_store_count(job, &delta);
+}
+
+/*
+ * Answers get back what was masked in their prompts.  What a provider says of
+ * a request it could not answer keeps the placeholders.
+ */
+static LlmbPiiMap **
+restore_answers(Slice *slice)
+{
+	const LlmbIntake *intake = slice->intake;
+	LlmbPiiMap **maps;
+
+	if (!intake->def->mask_pii)
+		return NULL;
+	maps = llmb_store_maps(intake->batch->job, slice->results, slice->count);
+	for (int i = 0; slice->utf8 && i < slice->count; i++)
+	{
+		LlmbResult *result = &slice->results[i];
+
+		if (maps[i] && result->answer)
+			result->answer = llmb_pii_restore(maps[i], result->answer, intake->def->schema != NULL);
+	}
+	return maps;
+}
+
+/* Nor do the reasons for which answers were refused here quote it. */
+static void
+hide_in_errors(LlmbPiiMap **maps, LlmbResult *results, int count)
+{
+	for (int i = 0; maps && i < count; i++)
+	{
+		if (maps[i] && results[i].error)
+			results[i].error = llmb_pii_hide(maps[i], results[i].error);
+	}
 }
 
 /* In a turn. */
 static void
 put_slice(Slice *slice)
 {
+	LlmbPiiMap **maps = restore_answers(slice);
+
 	for (int i = 0; slice->utf8 && i < slice->count; i++)
 		convert_result(&slice->results[i]);
 	write_slice(slice);
+	hide_in_errors(maps, slice->results, slice->count);
 	store_slice(slice);
 }
 
@@ -734,7 +857,8 @@ decide_due(int64 job, LlmbResult *results, int count)
 		delta.unapplied--;
 		delta.in_flight--;
 		delta.succeeded += result->code == LLMB_OK;
-		delta.failed += result->code != LLMB_OK;
+		delta.cancelled += strcmp(result->state, "cancelled") == 0;
+		delta.failed += strcmp(result->state, "failed") == 0;
 	}
 	llmb_store_tally(job, "items", "succeeded", delta.succeeded);
 	llmb_store_count(job, &delta);
@@ -767,6 +891,8 @@ llmb_apply_due(void)
 	for (int i = 0; i < count; i++)
 		answers[i] = &results[i];
 	write_answers(id, def, get_role_oid(job->owner, true), answers, count, invalid_stored, NULL);
+	if (def->mask_pii)
+		hide_in_errors(llmb_store_maps(id, results, count), results, count);
 	decide_due(id, results, count);
 	llmb_turn_commit();
 	return true;
@@ -791,20 +917,22 @@ llmb_renew_stale(const LlmbJob *job)
 	do
 	{
 		LlmbResult *items = llmb_store_stale_items(job->id, above, RENEW_ROWS, &count);
-		LlmbWrite  *reads = palloc0(sizeof(LlmbWrite) * Max(count, 1));
+		LlmbReading *reads = palloc0(sizeof(LlmbReading) * Max(count, 1));
+		LlmbLook	look = {0};
+		char	   *obstacle;
+		bool		looked;
 
 		for (int i = 0; i < count; i++)
 		{
 			reads[i].key = items[i].key;
-			reads[i].columns = palloc0(sizeof(char *) * Max(def->target_count, 1));
 			above = items[i].ordinal;
 		}
 		code_of_job_begins(job->id);
-		llmb_read_prompts(def, owner, reads, count);
+		looked = llmb_look_at_rows(def, owner, &look, reads, count, &obstacle);
 		job_at_work = 0;
-		for (int i = 0; i < count; i++)
+		for (int i = 0; looked && i < count; i++)
 		{
-			if (reads[i].prompt)
+			if (reads[i].found == LLMB_FOUND_PROMPT)
 				llmb_store_renew_prompt(job->id, items[i].ordinal, reads[i].prompt,
 										llmb_text_hash(reads[i].prompt, strlen(reads[i].prompt)));
 		}

@@ -71,6 +71,13 @@ extern void llmb_take_missing(LlmbIntake *intake, LlmbCode code, bool retryable,
  */
 extern void llmb_renew_stale(const LlmbJob *job);
 
+/*
+ * Around a write to a job's source table, in a turn.  False: its code has held
+ * up the others, or made a commit fail; it is not run until a person asks.
+ */
+extern bool llmb_write_begins(int64 job);
+extern void llmb_write_ended(void);
+
 /* Tries stored answers again whose time has come; false when there are none. */
 extern bool llmb_apply_due(void);
 

@@ -205,7 +205,26 @@ llmb_wake(void)
 	}
 }
 
+/* A look at that time or later sees what has been committed by now. */
+static bool
+worker_will_look(void)
+{
+	LlmbSlot   *slot;
+	TimestampTz now;
+	bool		will;
+
+	if (shared == NULL)
+		return false;
+	now = GetCurrentTimestamp();
+	SpinLockAcquire(&shared->mutex);
+	slot = find_slot(MyDatabaseId, false);
+	will = slot && slot->worker_pid != 0 && now < slot->looks_at;
+	SpinLockRelease(&shared->mutex);
+	return will;
+}
+
 static bool wake_pending = false;
+static bool changes_pending = false;
 static bool extension_pending = false;
 static bool callback_registered = false;
 
@@ -227,12 +246,12 @@ static void
 at_end_of_transaction(XactEvent event, void *arg)
 {
 	(void) arg;
-	if (event == XACT_EVENT_COMMIT && wake_pending)
+	if (event == XACT_EVENT_COMMIT && (wake_pending || (changes_pending && !worker_will_look())))
 		llmb_wake();
 	if (event == XACT_EVENT_COMMIT && extension_pending)
 		note_extension();
 	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT || event == XACT_EVENT_PREPARE)
-		wake_pending = extension_pending = false;
+		wake_pending = changes_pending = extension_pending = false;
 }
 
 static void
@@ -248,6 +267,27 @@ llmb_wake_at_commit(void)
 {
 	register_callback();
 	wake_pending = true;
+}
+
+void
+llmb_wake_for_changes_at_commit(void)
+{
+	register_callback();
+	changes_pending = true;
+}
+
+void
+llmb_worker_looks_at(TimestampTz when)
+{
+	LlmbSlot   *slot;
+
+	if (shared == NULL)
+		return;
+	SpinLockAcquire(&shared->mutex);
+	slot = find_slot(MyDatabaseId, false);
+	if (slot)
+		slot->looks_at = when;
+	SpinLockRelease(&shared->mutex);
 }
 
 void

@@ -30,6 +30,7 @@ typedef struct LlmbSlot
 	bool		has_extension;	/* as its last worker saw it */
 	bool		clean_exit;		/* its last worker left of its own will */
 	int			held_by;		/* pid that needs the database for itself; 0 */
+	TimestampTz looks_at;		/* its worker will look for changed rows then, called or not */
 } LlmbSlot;
 
 extern void llmb_shmem_request(void);
@@ -39,6 +40,12 @@ extern bool llmb_preloaded(void);
 
 /* Once per transaction: when it commits, its database's worker is woken. */
 extern void llmb_wake_at_commit(void);
+/*
+ * The same for rows that have changed; but a worker that is going to look for
+ * such by itself in a moment is left in peace: thousands of commits a second
+ * are one wake-up.
+ */
+extern void llmb_wake_for_changes_at_commit(void);
 /*
  * The extension was created: when that commits, sweeps begin to look into its
  * database, for a dump that is being restored has no submit to wake a worker.
@@ -58,6 +65,8 @@ extern void llmb_worker_arrives(void);	/* leaves by itself on exit */
  * long disabled set it, too.  Without shared memory: always true.
  */
 extern bool llmb_worker_is_wanted(void);
+/* We shall look for changed rows at that time; who commits such before then need not call us. */
+extern void llmb_worker_looks_at(TimestampTz when);
 extern void llmb_worker_reports(bool has_extension, bool clean_exit);
 /* Copies the slot of that number; false past the last. */
 extern bool llmb_slot(int number, LlmbSlot *copy);

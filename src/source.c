@@ -28,6 +28,7 @@
 
 #include "compat.h"
 #include "source.h"
+#include "sql.h"
 
 /* ---- columns ---- */
 
@@ -276,11 +277,70 @@ resolve_key(LlmbSource *source, Relation rel, const char *key)
 
 /* ---- the template ---- */
 
+/* Columns that tasks write: what a model said of the row is not the row. */
+static char **
+task_targets(const LlmbSource *source, int *count)
+{
+	LlmbRows   *rows = llmb_sql("SELECT DISTINCT t FROM llm_batch.attachment, LATERAL unnest(target_columns) t "
+								"WHERE source_schema = $1::name AND source_table = $2::name",
+								"tt", source->schema, source->table);
+	char	  **names;
+
+	*count = llmb_row_count(rows);
+	names = palloc(sizeof(char *) * Max(*count, 1));
+	for (int i = 0; i < *count; i++)
+		names[i] = llmb_row_text(rows, i, 1);
+	llmb_sql_done(rows);
+	return names;
+}
+
+static bool
+is_among(const char *name, char **names, int count)
+{
+	for (int i = 0; i < count; i++)
+	{
+		if (strcmp(names[i], name) == 0)
+			return true;
+	}
+	return false;
+}
+
+/*
+ * {{*}} is the row as people know it: not what is generated from other
+ * columns, nor what answers are written to, by this job or by tasks.
+ */
+static LlmbTemplate *
+expand_star(LlmbSource *source, Relation rel, const LlmbTemplate *template, const char *target)
+{
+	TupleDesc	desc = RelationGetDescr(rel);
+	char	  **columns = palloc(sizeof(char *) * Max(desc->natts, 1));
+	int			count = 0;
+	int			target_count = 0;
+	char	  **targets = target ? name_list(target, "target", &target_count) : NULL;
+	int			written_count;
+	char	  **written = task_targets(source, &written_count);
+
+	for (int i = 0; i < desc->natts; i++)
+	{
+		Form_pg_attribute att = TupleDescAttr(desc, i);
+		char	   *name = NameStr(att->attname);
+
+		if (!att->attisdropped && !att->attgenerated && !llmb_template_star_skips(att->atttypid) &&
+			!is_among(name, targets, target_count) && !is_among(name, written, written_count))
+			columns[count++] = name;
+	}
+	source->prompt = llmb_template_expand(template, columns, count);
+	return llmb_template_parse(source->prompt);
+}
+
 static void
-resolve_template(LlmbSource *source, Relation rel, const char *prompt)
+resolve_template(LlmbSource *source, Relation rel, const char *prompt, const char *target)
 {
 	LlmbTemplate *template = llmb_template_parse(prompt);
 
+	source->prompt = pstrdup(prompt);
+	if (llmb_template_has_star(template))
+		template = expand_star(source, rel, template, target);
 	source->template = template;
 	source->template_types = palloc(sizeof(Oid) * Max(template->column_count, 1));
 	for (int i = 0; i < template->column_count; i++)
@@ -381,7 +441,7 @@ llmb_source_resolve(Oid relid, const char *prompt, const char *key, const char *
 	source->relid = relid;
 	source->schema = get_namespace_name(RelationGetNamespace(rel));
 	source->table = pstrdup(RelationGetRelationName(rel));
-	resolve_template(source, rel, prompt);
+	resolve_template(source, rel, prompt, target);
 	resolve_key(source, rel, key);
 	resolve_targets(source, rel, target);
 	relation_close(rel, NoLock);
@@ -389,9 +449,9 @@ llmb_source_resolve(Oid relid, const char *prompt, const char *key, const char *
 }
 
 void
-llmb_def_of_source(LlmbJobDef *def, const LlmbSource *source, char *prompt)
+llmb_def_of_source(LlmbJobDef *def, const LlmbSource *source)
 {
-	def->prompt = prompt;
+	def->prompt = source->prompt;
 	def->source_schema = source->schema;
 	def->source_table = source->table;
 	def->key_columns = source->keys;

@@ -19,7 +19,8 @@ typedef struct LlmbSource
 	Oid			relid;
 	char	   *schema;
 	char	   *table;
-	LlmbTemplate *template;
+	char	   *prompt;			/* {{*}} written out for this table */
+	LlmbTemplate *template;		/* of that */
 	Oid		   *template_types;
 	char	  **keys;
 	int			key_count;
@@ -37,7 +38,7 @@ extern LlmbSource *llmb_source_resolve(Oid relid, const char *prompt,
 									   const char *key, const char *target);
 
 /* Fills the members of a definition that say where its rows are, and what is asked of them. */
-extern void llmb_def_of_source(LlmbJobDef *def, const LlmbSource *source, char *prompt);
+extern void llmb_def_of_source(LlmbJobDef *def, const LlmbSource *source);
 
 /* Raises unless the text is one SQL expression, and nothing behind it. */
 extern void llmb_check_condition(const char *filter);

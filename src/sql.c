@@ -30,7 +30,7 @@
 
 #include "sql.h"
 
-#define MAX_ARGS	24
+#define MAX_ARGS	32
 #define CURSOR_ROWS	500
 
 struct LlmbRows
@@ -214,7 +214,8 @@ read_argument(char letter, va_list *list, Oid *type, Datum *value, char *isnull)
 			break;
 		case 'a':
 		case 'o':
-			*type = letter == 'a' ? TEXTARRAYOID : INT4ARRAYOID;
+		case 'h':
+			*type = letter == 'a' ? TEXTARRAYOID : letter == 'o' ? INT4ARRAYOID : INT8ARRAYOID;
 			array = va_arg(*list, ArrayType *);
 			*isnull = array ? ' ' : 'n';
 			*value = PointerGetDatum(array);
@@ -471,4 +472,38 @@ void
 llmb_procedure_end(void)
 {
 	SPI_finish();
+}
+
+/* ---- arrays ---- */
+
+ArrayType *
+llmb_name_array(char **names, int count)
+{
+	Datum	   *datums;
+
+	if (count == 0)
+		return NULL;
+	datums = palloc(sizeof(Datum) * count);
+	for (int i = 0; i < count; i++)
+		datums[i] = CStringGetTextDatum(names[i]);
+	return construct_array(datums, count, TEXTOID, -1, false, TYPALIGN_INT);
+}
+
+char **
+llmb_row_names(LlmbRows *rows, int row, int column, int *count)
+{
+	bool		isnull;
+	Datum		datum = llmb_row_datum(rows, row, column, &isnull);
+	Datum	   *datums;
+	char	  **names;
+
+	*count = 0;
+	if (isnull)
+		return NULL;
+	deconstruct_array(DatumGetArrayTypeP(datum), TEXTOID, -1, false, TYPALIGN_INT,
+					  &datums, NULL, count);
+	names = palloc(sizeof(char *) * Max(*count, 1));
+	for (int i = 0; i < *count; i++)
+		names[i] = TextDatumGetCString(datums[i]);
+	return names;
 }

@@ -12,6 +12,7 @@
  *		z TimestampTz -> timestamptz, 0 is NULL
  *		a ArrayType * -> text[] or NULL
  *		o ArrayType * -> int[]
+ *		h ArrayType * -> bigint[]
  *
  * Rows stay open until llmb_sql_done(); what the readers return is palloc'd
  * in the context that was current before llmb_sql().
@@ -24,6 +25,7 @@
 #include "postgres.h"
 
 #include "datatype/timestamp.h"
+#include "utils/array.h"
 
 typedef struct LlmbRows LlmbRows;
 
@@ -40,6 +42,10 @@ extern bool llmb_row_bool(LlmbRows *rows, int row, int column);
 extern TimestampTz llmb_row_time(LlmbRows *rows, int row, int column);
 extern char *llmb_row_text(LlmbRows *rows, int row, int column);
 extern Datum llmb_row_datum(LlmbRows *rows, int row, int column, bool *isnull);
+
+/* Texts as an argument of letter "a" (NULL for none), and a column of type text[]. */
+extern ArrayType *llmb_name_array(char **names, int count);
+extern char **llmb_row_names(LlmbRows *rows, int row, int column, int *count);
 
 /*
  * A query read 500 rows at a time: calls again until it gives an empty set.

@@ -65,7 +65,8 @@ wait_for_other(LlmbFlight *flight)
 {
 	const LlmbFlight *other = llmb_fleet_verifying(flight);
 
-	llmb_flight_wait(flight, 200);
+	/* an ordinary create is over in a moment, and the next goes at once */
+	llmb_flight_wait(flight, other ? 200 : 10);
 	if (other == NULL || flight->waiting_told)
 		return;
 	flight->waiting_told = true;

@@ -19,6 +19,7 @@
 #include "batch.h"
 #include "datatype/timestamp.h"
 #include "nodes/pg_list.h"
+#include "pii.h"
 #include "utils/array.h"
 #include "utils/numeric.h"
 
@@ -51,9 +52,18 @@ typedef struct LlmbJob
 	bool		past_deadline;
 	TimestampTz deadline;		/* 0: none */
 	bool		ours;			/* not dumped, restored or copied from elsewhere */
-	bool		commanded;		/* something is asked of it and not yet done */
+	bool		commanded;		/* something is asked of it and not yet done, or follows its end at once */
 	bool		awaits_mend;	/* paused for what is mended elsewhere; never set in a copy */
+	int			priority;
+	int64		attachment;		/* of the task that made it; 0 none */
+	int			flying;			/* set by the fleet: its batches that are out */
+	int			turn;			/* set by fair.c */
+	bool		fresh;			/* items above planned_to wait to be sent */
 	int64		look_again_ms;	/* set by planning: an obstacle is looked at again after so long */
+	bool		atomic;			/* all answers or none are written */
+	bool		held;			/* it waits for another job to end; it may have no items yet */
+	int64		after;			/* that job; 0 none */
+	char	   *after_state;	/* with held: how that has ended, or 'gone'; NULL not yet */
 } LlmbJob;
 
 /* What a job asks; text members NULL when absent. */
@@ -71,12 +81,14 @@ typedef struct LlmbJobDef
 	char	   *schema;			/* JSON */
 	char	   *time_zone;		/* of the submitting session */
 	int64		targets_hash;	/* llmb_targets_hash() at submit */
+	int64		attachment;		/* of the task that made the job; 0 none.  Read only */
 	bool		mask_pii;		/* personal data is replaced before it leaves */
 	char	   *filter;			/* SQL condition on the source */
 	int64		row_limit;		/* of the source; -1 none */
 	char	   *query;			/* of submit_query() */
 	char	   *on_success;		/* SQL that runs when the job ends well */
 	char	   *on_error;		/* and when it does not */
+	bool		atomic;			/* of the job; as read, never as given */
 } LlmbJobDef;
 
 typedef struct LlmbNewJob
@@ -104,9 +116,14 @@ extern int64 llmb_store_new_job(const LlmbNewJob *job, const char *owner);
 extern int64 llmb_store_find_request(const char *owner, const char *request_key, int64 *hash);
 /* The job is complete: total items, all queued. */
 extern void llmb_store_job_filled(int64 job, int total);
+/* The job is complete but for its items: they are made when job->after has ended. */
+extern void llmb_store_job_held(int64 job, int64 after);
+/* It waits no more: so many items, of which so many have failed already. */
+extern void llmb_store_release_job(int64 job, int total, int failed);
 /*
- * Around a change of a job's state, for the log: what it is before (NULL when
- * nobody wants to know), and then a line, if it is another now.
+ * Around a change of a job's state, for the log and for who listens: what it is
+ * before (NULL when nobody wants to know), and then, if it is another now, a
+ * line, and a notification with the commit.
  */
 extern char *llmb_store_job_before(int64 job);
 extern void llmb_store_log_job(int64 job, const char *before);
@@ -144,6 +161,10 @@ extern void llmb_store_resume_job(int64 job);
 extern int	llmb_store_drop_rest(int64 job, const char *code);
 /* Ends a job with nothing left to do; returns its state, NULL if there is. */
 extern char *llmb_store_finish_job(int64 job);
+/* Ends it in that state, for a reason that is kept; nothing may be queued or in flight. */
+extern void llmb_store_end_job(int64 job, const char *state, const char *reason);
+/* How the items of a job failed, in words: codes and how often; palloc'd. */
+extern char *llmb_store_failures(int64 job);
 
 /* ---- commands and probes ---- */
 
@@ -195,6 +216,8 @@ typedef struct LlmbPrompt
 	char	   *system;
 	char	   *messages;
 	char	   *params;
+	LlmbPiiMap *map;			/* how it was masked when it was first sent; NULL: it was not yet, or goes as it is */
+	bool		masked;			/* by llmb_mask_prompt(): in UTF-8, and system is all there is */
 } LlmbPrompt;
 
 /* Returns false to stop; the prompt that was refused counts as not read. */
@@ -265,8 +288,8 @@ typedef struct LlmbBatchRow
  * id and created_at.
  */
 extern void llmb_store_add_batch(LlmbBatchRow *batch);
-/* Deletes the prompts of a batch's items that are answered: all of them? */
-extern void llmb_store_purge_prompts(const LlmbBatchRow *batch, bool all);
+/* Deletes the prompts of a batch's items that are answered, and what was masked in them: all of them? */
+extern void llmb_store_purge_prompts(const LlmbBatchRow *batch, bool all, bool masked);
 /* Ends the items of a batch that was never sent, with that code. */
 extern void llmb_store_end_unsent(const LlmbBatchRow *batch, LlmbCode code);
 /* Is this the provider's id of a batch of ours? */
@@ -364,6 +387,17 @@ extern void llmb_store_answer_decided(int64 job, const LlmbResult *result);
 extern void llmb_store_answer_later(int64 job, int ordinal, int64 delay_ms);
 extern void llmb_store_answer_wait(int64 job, const LlmbResult *results, int count, int64 delay_ms);
 
+/*
+ * Of an atomic job: answers that are held until all are there.  The next ones
+ * above an ordinal; all of them written (or, without targets, let go) or
+ * given up: how many.  The last takes one that was given up for its own sake.
+ */
+extern void llmb_store_hold_answers(int64 job, const LlmbResult *results, int count);
+extern LlmbResult *llmb_store_held_answers(int64 job, int above, int limit, int *count);
+extern int	llmb_store_release_held(int64 job, bool applied);
+extern int	llmb_store_drop_held(int64 job, const char *error);
+extern void llmb_store_blame(int64 job, int ordinal, LlmbCode code, const char *error);
+
 /* ---- counters that never fall, for llm_batch.metrics ---- */
 
 /* So many more of what (items, jobs, errors) with that label. */
@@ -373,5 +407,7 @@ extern void llmb_store_tally(int64 job, const char *what, const char *label, int
 
 extern void llmb_store_event(int64 job, int64 batch, const char *kind,
 							 const char *format,...) pg_attribute_printf(4, 5);
+/* How many of that kind the job has. */
+extern int	llmb_store_count_events(int64 job, const char *kind);
 
 #endif							/* LLMB_STORE_H */

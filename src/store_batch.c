@@ -10,6 +10,7 @@
 #include "utils/builtins.h"
 
 #include "log.h"
+#include "pii_sql.h"
 #include "sql.h"
 #include "store.h"
 
@@ -22,8 +23,9 @@ free_text(char *text)
 		pfree(text);
 }
 
+/* with_maps: behind the texts stand the columns of llm_batch.pii_map */
 static void
-hand_out(LlmbRows *rows, LlmbPromptTaker take, void *arg)
+hand_out(LlmbRows *rows, bool with_maps, LlmbPromptTaker take, void *arg)
 {
 	bool		more = true;
 	int			count;
@@ -32,14 +34,17 @@ hand_out(LlmbRows *rows, LlmbPromptTaker take, void *arg)
 	{
 		for (int i = 0; more && i < count; i++)
 		{
-			LlmbPrompt	prompt;
+			LlmbPrompt	prompt = {0};
 
 			prompt.ordinal = llmb_row_int(rows, i, 1);
 			prompt.prompt = llmb_row_text(rows, i, 2);
 			prompt.system = llmb_row_text(rows, i, 3);
 			prompt.messages = llmb_row_text(rows, i, 4);
 			prompt.params = llmb_row_text(rows, i, 5);
+			if (with_maps)
+				prompt.map = llmb_row_map(rows, i, 6);
 			more = take(&prompt, arg);
+			llmb_map_free(prompt.map);
 			free_text(prompt.prompt);
 			free_text(prompt.system);
 			free_text(prompt.messages);
@@ -54,34 +59,38 @@ llmb_store_new_prompts(int64 job, int after, int limit, LlmbPromptTaker take, vo
 {
 	hand_out(llmb_cursor("SELECT ordinal, prompt, system, messages, params FROM llm_batch.prompt "
 						 "WHERE job_id = $1 AND ordinal > $2 ORDER BY ordinal LIMIT $3", "lii", job, after, limit),
-			 take, arg);
+			 false, take, arg);
 }
 
 void
 llmb_store_queued_prompts(int64 job, int attempt, bool realtime, int limit,
 						  LlmbPromptTaker take, void *arg)
 {
-	hand_out(llmb_cursor("SELECT q.ordinal, p.prompt, p.system, p.messages, p.params "
+	hand_out(llmb_cursor("SELECT q.ordinal, p.prompt, p.system, p.messages, p.params, m.places, m.placeholders, m.originals "
 						 "FROM llm_batch.queue q JOIN llm_batch.prompt p USING (job_id, ordinal) "
+						 "LEFT JOIN LATERAL (SELECT t.places, t.placeholders, t.originals FROM llm_batch.pii_map t "
+						 " WHERE t.job_id = q.job_id AND t.ordinal = q.ordinal OFFSET 0) m ON true "
 						 "WHERE q.job_id = $1 AND q.attempt = $2 AND q.realtime = $3 AND q.not_before <= clock_timestamp() "
 						 "ORDER BY q.ordinal LIMIT $4", "libi", job, attempt, (int) realtime, limit),
-			 take, arg);
+			 true, take, arg);
 }
 
 void
 llmb_store_batch_prompts(int64 batch, LlmbPromptTaker take, void *arg)
 {
-	hand_out(llmb_cursor("SELECT p.ordinal, p.prompt, p.system, p.messages, p.params "
+	hand_out(llmb_cursor("SELECT p.ordinal, p.prompt, p.system, p.messages, p.params, m.places, m.placeholders, m.originals "
 						 "FROM llm_batch.batch b CROSS JOIN unnest(b.items) r "
 						 "CROSS JOIN LATERAL (SELECT t.ordinal, t.prompt, t.system, t.messages, t.params FROM llm_batch.prompt t "
 						 " WHERE t.job_id = b.job_id AND t.ordinal >= lower(r) AND t.ordinal < upper(r) ORDER BY t.ordinal OFFSET 0) p "
+						 "LEFT JOIN LATERAL (SELECT t.places, t.placeholders, t.originals FROM llm_batch.pii_map t "
+						 " WHERE t.job_id = b.job_id AND t.ordinal = p.ordinal OFFSET 0) m ON true "
 						 "WHERE b.id = $1", "l", batch),
-			 take, arg);
+			 true, take, arg);
 }
 
 /* Range by range: a plan for all of them at once may begin at the wrong end. */
 void
-llmb_store_purge_prompts(const LlmbBatchRow *batch, bool all)
+llmb_store_purge_prompts(const LlmbBatchRow *batch, bool all, bool masked)
 {
 	for (int i = 0; i < batch->range_count; i++)
 	{
@@ -90,8 +99,17 @@ llmb_store_purge_prompts(const LlmbBatchRow *batch, bool all)
 		if (all)
 			llmb_sql_run("DELETE FROM llm_batch.prompt WHERE job_id = $1 AND ordinal >= $2 AND ordinal < $3",
 						 "lii", batch->job, range->lower, range->upper);
-		else
-			llmb_sql_run("DELETE FROM llm_batch.prompt p WHERE job_id = $1 AND ordinal >= $2 AND ordinal < $3 "
+		if (all && masked)
+			llmb_sql_run("DELETE FROM llm_batch.pii_map WHERE job_id = $1 AND ordinal >= $2 AND ordinal < $3",
+						 "lii", batch->job, range->lower, range->upper);
+		if (all)
+			continue;
+		llmb_sql_run("DELETE FROM llm_batch.prompt p WHERE job_id = $1 AND ordinal >= $2 AND ordinal < $3 "
+					 "AND (SELECT s.state FROM llm_batch.result s WHERE s.job_id = p.job_id AND s.ordinal = p.ordinal "
+					 " AND s.attempt = $4) = 'succeeded'",
+					 "liii", batch->job, range->lower, range->upper, batch->attempt);
+		if (masked)
+			llmb_sql_run("DELETE FROM llm_batch.pii_map p WHERE job_id = $1 AND ordinal >= $2 AND ordinal < $3 "
 						 "AND (SELECT s.state FROM llm_batch.result s WHERE s.job_id = p.job_id AND s.ordinal = p.ordinal "
 						 " AND s.attempt = $4) = 'succeeded'",
 						 "liii", batch->job, range->lower, range->upper, batch->attempt);

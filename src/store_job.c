@@ -17,44 +17,12 @@
 #include "utils/builtins.h"
 
 #include "log.h"
+#include "notify.h"
+#include "shmem.h"
 #include "sql.h"
 #include "store.h"
 
-/* ---- names in arrays ---- */
-
-static ArrayType *
-name_array(char **names, int count)
-{
-	Datum	   *datums;
-
-	if (count == 0)
-		return NULL;
-	datums = palloc(sizeof(Datum) * count);
-	for (int i = 0; i < count; i++)
-		datums[i] = CStringGetTextDatum(names[i]);
-	return construct_array(datums, count, TEXTOID, -1, false, TYPALIGN_INT);
-}
-
-static char **
-array_names(LlmbRows *rows, int column, int *count)
-{
-	bool		isnull;
-	Datum		datum = llmb_row_datum(rows, 0, column, &isnull);
-	Datum	   *datums;
-	char	  **names;
-
-	*count = 0;
-	if (isnull)
-		return NULL;
-	deconstruct_array(DatumGetArrayTypeP(datum), TEXTOID, -1, false, TYPALIGN_INT,
-					  &datums, NULL, count);
-	names = palloc(sizeof(char *) * Max(*count, 1));
-	for (int i = 0; i < *count; i++)
-		names[i] = TextDatumGetCString(datums[i]);
-	return names;
-}
-
-/* ---- changes of state, for the log ---- */
+/* ---- changes of state, for the log and for listeners ---- */
 
 char *
 llmb_store_job_before(int64 job)
@@ -62,7 +30,7 @@ llmb_store_job_before(int64 job)
 	LlmbRows   *rows;
 	char	   *state;
 
-	if (llmb_log_events == LLMB_LOG_OFF)
+	if (llmb_log_events == LLMB_LOG_OFF && !(llmb_notify && llmb_notify_is_told()))
 		return NULL;
 	rows = llmb_sql("SELECT state || COALESCE(' ' || reason, '') FROM llm_batch.job WHERE id = $1", "l", job);
 	state = llmb_row_count(rows) ? llmb_row_text(rows, 0, 1) : NULL;
@@ -103,7 +71,10 @@ log_job(int64 job, const char *before)
 void
 llmb_store_log_job(int64 job, const char *before)
 {
-	if (before)
+	if (before == NULL)
+		return;
+	llmb_notify_state(job, before);
+	if (llmb_log_events != LLMB_LOG_OFF)
 		log_job(job, before);
 }
 
@@ -118,9 +89,9 @@ llmb_store_new_job(const LlmbNewJob *job, const char *owner)
 
 	rows = llmb_sql("INSERT INTO llm_batch.job (owner, server, model, mode, state, priority, labels, "
 					" request_key, request_hash, deadline_at, system_identifier, database_oid, max_cost, "
-					" atomic, after, task, attachment_id, prompt_version) "
+					" atomic, after, task, attachment_id, prompt_version, held, reason) "
 					"VALUES ($1::name, $2::name, $3, $4, 'waiting', $5, $6::jsonb, $7, $8, $9, $10, $11, $12::numeric, "
-					" $13, NULLIF($14, 0), $15, NULLIF($16, 0), $17) "
+					" $13, NULLIF($14, 0), $15, NULLIF($16, 0), $17, $14 <> 0, 'waits for job ' || NULLIF($14, 0)) "
 					"ON CONFLICT (owner, request_key) DO NOTHING RETURNING id",
 					"ttttittlzlltbltli", owner, job->server, job->model, job->mode, job->priority,
 					job->labels, job->request_key, job->request_hash, job->deadline,
@@ -137,8 +108,8 @@ llmb_store_new_job(const LlmbNewJob *job, const char *owner)
 				 "VALUES ($1, $2::name, $3::name, $4::name[], $5::name[], $6, $7, $8::jsonb, $9::json, $10, $11, "
 				 " $12, $13, NULLIF($14, -1), $15, $16, $17)",
 				 "lttaatttttlbtlttt", id, def->source_schema, def->source_table,
-				 name_array(def->key_columns, def->key_count),
-				 name_array(def->target_columns, def->target_count),
+				 llmb_name_array(def->key_columns, def->key_count),
+				 llmb_name_array(def->target_columns, def->target_count),
 				 def->prompt, def->system, def->params, def->schema, def->time_zone, def->targets_hash,
 				 (int) def->mask_pii, def->filter, def->row_limit, def->query, def->on_success, def->on_error);
 	return id;
@@ -166,8 +137,30 @@ llmb_store_job_filled(int64 job, int total)
 {
 	llmb_sql_run("UPDATE llm_batch.job SET total = $2, queued = $2 WHERE id = $1", "li", job, total);
 	llmb_store_event(job, 0, "submitted", "submitted items: %d", total);
+	llmb_notify_state(job, NULL);
 	if (llmb_log_events != LLMB_LOG_OFF)
 		log_job(job, NULL);
+}
+
+void
+llmb_store_job_held(int64 job, int64 after)
+{
+	llmb_store_event(job, 0, "submitted", "submitted: its items are made when job " INT64_FORMAT " has ended", after);
+	llmb_notify_state(job, NULL);
+	if (llmb_log_events != LLMB_LOG_OFF)
+		log_job(job, NULL);
+}
+
+void
+llmb_store_release_job(int64 job, int total, int failed)
+{
+	char	   *before = llmb_store_job_before(job);
+
+	llmb_sql_run("UPDATE llm_batch.job SET held = false, state = 'waiting', reason = NULL, awaits_mend = false, "
+				 " total = $2, queued = $2 - $3, failed = $3 WHERE id = $1", "lii", job, total, failed);
+	llmb_store_tally(job, "items", "failed", failed);
+	llmb_notify_counts(job);
+	llmb_store_log_job(job, before);
 }
 
 /* ---- reading jobs ---- */
@@ -178,11 +171,15 @@ llmb_store_job_filled(int64 job, int total)
 	" EXISTS (SELECT FROM llm_batch.batch b WHERE b.job_id = j.id " \
 	"  AND b.state NOT IN ('finalized', 'failed', 'cancelled')), " \
 	" j.deadline_at <= clock_timestamp(), j.deadline_at, " \
-	" EXISTS (SELECT FROM llm_batch.command c WHERE c.job_id = j.id), " \
+	" EXISTS (SELECT FROM llm_batch.command c WHERE c.job_id = j.id) OR " \
+	" EXISTS (SELECT FROM llm_batch.afterwards a WHERE a.job_id = j.id AND a.verb IS NOT NULL AND a.tries = 0 AND a.error IS NULL), " \
 	" j.system_identifier, j.database_oid, j.mode, q.realtime, " \
 	" COALESCE(j.cost, 0)::text, COALESCE(j.max_cost, -1)::text, " \
 	" COALESCE((SELECT sum(b.forecast_cost) FROM llm_batch.batch b WHERE b.job_id = j.id AND j.max_cost IS NOT NULL " \
-	"  AND b.state NOT IN ('finalized', 'failed', 'cancelled')), 0)::text, j.awaits_mend " \
+	"  AND b.state NOT IN ('finalized', 'failed', 'cancelled')), 0)::text, j.awaits_mend, " \
+	" j.planned_to < j.total AND EXISTS (SELECT FROM llm_batch.prompt p WHERE p.job_id = j.id AND p.ordinal > j.planned_to), j.priority, " \
+	" j.atomic, j.held, j.after, CASE WHEN j.held THEN COALESCE((SELECT CASE WHEN p.finished_at IS NULL THEN '' ELSE p.state END " \
+	"  FROM llm_batch.job p WHERE p.id = j.after), 'gone') END, j.attachment_id " \
 	"FROM llm_batch.job j " \
 	"LEFT JOIN LATERAL (SELECT q.attempt, q.not_before, q.realtime FROM llm_batch.queue q " \
 	" WHERE q.job_id = j.id ORDER BY q.not_before LIMIT 1) q ON true "
@@ -220,6 +217,15 @@ read_job(LlmbRows *rows, int row)
 	job->max_cost = strtod(llmb_row_text(rows, row, 26), NULL);
 	job->flying_cost = strtod(llmb_row_text(rows, row, 27), NULL);
 	job->awaits_mend = job->ours && llmb_row_bool(rows, row, 28);
+	job->fresh = llmb_row_bool(rows, row, 29);
+	job->atomic = llmb_row_bool(rows, row, 31);
+	job->held = llmb_row_bool(rows, row, 32);
+	job->after = llmb_row_int(rows, row, 33);
+	job->after_state = llmb_row_text(rows, row, 34);
+	if (job->after_state && job->after_state[0] == '\0')
+		job->after_state = NULL;
+	job->priority = (int) llmb_row_int(rows, row, 30);
+	job->attachment = llmb_row_int(rows, row, 35);
 	return job;
 }
 
@@ -228,7 +234,7 @@ llmb_store_active_jobs(void)
 {
 	LlmbRows   *rows = llmb_sql(JOB_QUERY
 								"WHERE j.state IN ('waiting', 'running', 'paused', 'cancelling') "
-								"AND j.total > 0 ORDER BY j.priority DESC, j.id", "");
+								"AND (j.total > 0 OR j.held) ORDER BY j.priority DESC, j.id", "");
 	List	   *jobs = NIL;
 
 	for (int i = 0; i < llmb_row_count(rows); i++)
@@ -252,7 +258,9 @@ llmb_store_job_def(int64 job)
 {
 	LlmbRows   *rows = llmb_sql("SELECT source_schema, source_table, key_columns::text[], "
 								" target_columns::text[], prompt, system, params::text, schema::text, time_zone, targets_hash, "
-								" mask_pii, filter, COALESCE(row_limit, -1), query, on_success, on_error "
+								" mask_pii, filter, COALESCE(row_limit, -1), query, on_success, on_error, "
+								" (SELECT j.attachment_id FROM llm_batch.job j WHERE j.id = job_id), "
+								" COALESCE((SELECT j.atomic FROM llm_batch.job j WHERE j.id = job_id), false) "
 								"FROM llm_batch.job_def WHERE job_id = $1", "l", job);
 	LlmbJobDef *def;
 
@@ -261,8 +269,8 @@ llmb_store_job_def(int64 job)
 	def = palloc0(sizeof(LlmbJobDef));
 	def->source_schema = llmb_row_text(rows, 0, 1);
 	def->source_table = llmb_row_text(rows, 0, 2);
-	def->key_columns = array_names(rows, 3, &def->key_count);
-	def->target_columns = array_names(rows, 4, &def->target_count);
+	def->key_columns = llmb_row_names(rows, 0, 3, &def->key_count);
+	def->target_columns = llmb_row_names(rows, 0, 4, &def->target_count);
 	def->prompt = llmb_row_text(rows, 0, 5);
 	def->system = llmb_row_text(rows, 0, 6);
 	def->params = llmb_row_text(rows, 0, 7);
@@ -275,6 +283,8 @@ llmb_store_job_def(int64 job)
 	def->query = llmb_row_text(rows, 0, 14);
 	def->on_success = llmb_row_text(rows, 0, 15);
 	def->on_error = llmb_row_text(rows, 0, 16);
+	def->atomic = llmb_row_bool(rows, 0, 18);
+	def->attachment = llmb_row_int(rows, 0, 17);
 	llmb_sql_done(rows);
 	return def;
 }
@@ -293,9 +303,12 @@ bool
 llmb_store_has_work(void)
 {
 	LlmbRows   *rows = llmb_sql("SELECT EXISTS (SELECT FROM llm_batch.job WHERE state IN ('waiting', 'running', 'paused', 'cancelling') "
+								"  AND NOT (held AND COALESCE(deadline_at > clock_timestamp(), true) AND (state = 'paused' AND NOT awaits_mend OR "
+								"   EXISTS (SELECT FROM llm_batch.job p WHERE p.id = job.after AND p.finished_at IS NULL))) "
 								"  AND (state <> 'paused' OR (queued = 0 AND in_flight = 0) OR "
 								"   ((in_flight > 0 OR awaits_mend) AND system_identifier = $1 AND database_oid = $2))) "
 								"OR EXISTS (SELECT FROM llm_batch.command) "
+								"OR EXISTS (SELECT FROM llm_batch.afterwards WHERE error IS NULL) "
 								"OR EXISTS (SELECT FROM llm_batch.leftover WHERE not_before <= clock_timestamp()) "
 								"OR EXISTS (SELECT FROM llm_batch.probe WHERE ok IS NULL)",
 								"ll", (int64) GetSystemIdentifier(), (int64) MyDatabaseId);
@@ -327,6 +340,7 @@ llmb_store_count(int64 job, const LlmbDelta *delta)
 				 "liiiiiiiitt", job, delta->queued, delta->in_flight, delta->succeeded,
 				 delta->failed, delta->cancelled, delta->unapplied, delta->uncertain,
 				 delta->cost_unknown, delta->cost, delta->saved);
+	llmb_notify_counts(job);
 	/* the usual end is counted in llm_batch.spending: one statement less for each slice */
 	llmb_store_tally(job, "items", "failed", delta->failed);
 	llmb_store_tally(job, "items", "cancelled", delta->cancelled);
@@ -371,7 +385,7 @@ llmb_store_resume_job(int64 job)
 {
 	char	   *before = llmb_store_job_before(job);
 
-	llmb_sql_run("UPDATE llm_batch.job SET reason = NULL, awaits_mend = false, "
+	llmb_sql_run("UPDATE llm_batch.job SET reason = CASE WHEN held THEN 'waits for job ' || after END, awaits_mend = false, "
 				 " state = CASE WHEN started_at IS NULL THEN 'waiting' ELSE 'running' END, "
 				 " system_identifier = $2, database_oid = $3 "
 				 "WHERE id = $1 AND state = 'paused'",
@@ -399,10 +413,40 @@ llmb_store_drop_rest(int64 job, const char *code)
 					"lt", job, code);
 	dropped = llmb_row_count(rows) ? llmb_row_int(rows, 0, 1) : 0;
 	llmb_sql_done(rows);
+	llmb_notify_counts(job);
 	llmb_store_tally(job, "items", strcmp(code, "cancelled") == 0 ? "cancelled" : "failed", dropped);
 	if (strcmp(code, "cancelled") != 0)
 		llmb_store_tally(job, "errors", code, dropped);
 	return dropped;
+}
+
+/*
+ * Leaves what follows the end of a job for afterwards.c: its owner's SQL, and,
+ * where a session has ended it because it has no items, that this is told.
+ * What has not run since an earlier end gives way.
+ */
+static void
+follow_job(int64 job, const char *state)
+{
+	LlmbRows   *rows = llmb_sql("WITH was AS (SELECT w.verb FROM llm_batch.afterwards w WHERE w.job_id = $1 AND w.error IS NULL) "
+								"INSERT INTO llm_batch.afterwards AS a (job_id, verb, state, untold) "
+								"SELECT d.job_id, v.verb, $2, $3 FROM llm_batch.job_def d "
+								"CROSS JOIN LATERAL (SELECT CASE WHEN $2 = 'succeeded' AND d.on_success IS NOT NULL THEN 'on_success' "
+								" WHEN $2 <> 'succeeded' AND d.on_error IS NOT NULL THEN 'on_error' END) v (verb) "
+								"WHERE d.job_id = $1 AND (v.verb IS NOT NULL OR $3) "
+								"ON CONFLICT (job_id) DO UPDATE SET verb = excluded.verb, state = excluded.state, "
+								" untold = excluded.untold, tries = 0, begun = 0, "
+								" not_before = excluded.not_before, error = NULL, failed_at = NULL "
+								"RETURNING (SELECT verb FROM was)",
+								"ltb", job, state, (int) (llmb_notify && !llmb_notify_is_told()));
+	bool		follows = llmb_row_count(rows) > 0;
+	char	   *was = follows ? llmb_row_text(rows, 0, 1) : NULL;
+
+	llmb_sql_done(rows);
+	if (follows)
+		llmb_wake_at_commit();
+	if (was)
+		llmb_store_event(job, 0, "afterwards", "%s had not run yet, and does not: the job has ended anew", was);
 }
 
 char *
@@ -412,8 +456,11 @@ llmb_store_finish_job(int64 job)
 	LlmbRows   *rows;
 	char	   *state = NULL;
 
-	rows = llmb_sql("UPDATE llm_batch.job SET finished_at = clock_timestamp(), reason = NULL, awaits_mend = false, state = CASE "
-					" WHEN failed = 0 AND cancelled = 0 THEN 'succeeded' "
+	rows = llmb_sql("UPDATE llm_batch.job SET finished_at = clock_timestamp(), reason = NULL, awaits_mend = false, held = false, state = CASE "
+					" WHEN held AND state = 'cancelling' THEN 'cancelled' "
+					/* rows of a task that have changed, or are gone, are nobody's failure */
+					" WHEN failed = 0 AND (cancelled = 0 OR attachment_id IS NOT NULL AND state <> 'cancelling' AND succeeded > 0) THEN 'succeeded' "
+					" WHEN failed = 0 AND succeeded = 0 AND attachment_id IS NOT NULL THEN 'cancelled' "
 					" WHEN state = 'cancelling' THEN 'cancelled' "
 					" WHEN succeeded = 0 THEN 'failed' ELSE 'partial' END "
 					"WHERE id = $1 AND state IN ('waiting', 'running', 'paused', 'cancelling') "
@@ -430,9 +477,42 @@ llmb_store_finish_job(int64 job)
 	}
 	llmb_sql_done(rows);
 	if (state)
+	{
 		llmb_store_tally(job, "jobs", state, 1);
+		follow_job(job, state);
+	}
 	llmb_store_log_job(job, before);
 	return state;
+}
+
+void
+llmb_store_end_job(int64 job, const char *state, const char *reason)
+{
+	char	   *before = llmb_store_job_before(job);
+
+	if (llmb_sql_run("UPDATE llm_batch.job SET finished_at = clock_timestamp(), state = $2, reason = $3, "
+					 " awaits_mend = false, held = false "
+					 "WHERE id = $1 AND state IN ('waiting', 'running', 'paused', 'cancelling')", "ltt", job, state, reason) == 0)
+		return;
+	llmb_store_event(job, 0, state, "the job ended: %s", reason);
+	llmb_store_tally(job, "jobs", state, 1);
+	follow_job(job, state);
+	llmb_store_log_job(job, before);
+}
+
+char *
+llmb_store_failures(int64 job)
+{
+	LlmbRows   *rows = llmb_sql("SELECT string_agg(code || ' ' || n, ', ' ORDER BY n DESC, code) FROM ("
+								"SELECT COALESCE(r.error_code, j.rest_code, 'cancelled') AS code, count(*) AS n "
+								"FROM llm_batch.item i JOIN llm_batch.job j ON j.id = i.job_id "
+								"LEFT JOIN LATERAL (SELECT r.state, r.error_code FROM llm_batch.result r "
+								" WHERE r.job_id = i.job_id AND r.ordinal = i.ordinal ORDER BY r.attempt DESC LIMIT 1) r ON true "
+								"WHERE i.job_id = $1 AND r.state IS DISTINCT FROM 'stored' AND r.state IS DISTINCT FROM 'succeeded' GROUP BY 1) c", "l", job);
+	char	   *failures = llmb_row_text(rows, 0, 1);
+
+	llmb_sql_done(rows);
+	return failures ? failures : pstrdup("none");
 }
 
 /* ---- commands ---- */
@@ -544,8 +624,11 @@ llmb_store_do_retry(int64 job, ArrayType *codes)
 #define APPLY_FROM \
 	"FROM llm_batch.result r " \
 	"JOIN llm_batch.answer a USING (job_id, ordinal, attempt) " \
-	"WHERE r.job_id = $1 AND r.state = 'failed' AND r.error_code IN ('write_back', 'invalid_output') AND a.answer IS NOT NULL " \
-	"AND EXISTS (SELECT FROM llm_batch.job_def d WHERE d.job_id = r.job_id AND cardinality(d.target_columns) > 0) " \
+	"WHERE r.job_id = $1 AND r.state = 'failed' AND a.answer IS NOT NULL " \
+	"AND (r.error_code IN ('write_back', 'invalid_output') OR " \
+	" r.error_code = 'stale' AND EXISTS (SELECT FROM llm_batch.job j WHERE j.id = r.job_id AND j.atomic)) " \
+	"AND EXISTS (SELECT FROM llm_batch.job_def d JOIN llm_batch.job j ON j.id = d.job_id " \
+	" WHERE d.job_id = r.job_id AND (cardinality(d.target_columns) > 0 OR j.atomic)) " \
 	"AND NOT EXISTS (SELECT FROM llm_batch.result n WHERE n.job_id = r.job_id AND n.ordinal = r.ordinal AND n.attempt > r.attempt) " \
 	"AND NOT EXISTS (SELECT FROM llm_batch.queue q WHERE q.job_id = r.job_id AND q.ordinal = r.ordinal) "
 
@@ -563,7 +646,9 @@ int
 llmb_store_do_apply(int64 job)
 {
 	int			count = llmb_sql_run("INSERT INTO llm_batch.unapplied (job_id, ordinal, attempt, tries, not_before) "
-									 "SELECT r.job_id, r.ordinal, r.attempt, 0, now() " APPLY_FROM "ON CONFLICT DO NOTHING",
+									 "SELECT r.job_id, r.ordinal, r.attempt, 0, "
+									 " CASE WHEN EXISTS (SELECT FROM llm_batch.job j WHERE j.id = $1 AND j.atomic) THEN 'infinity' ELSE now() END "
+									 APPLY_FROM "ON CONFLICT DO NOTHING",
 									 "l", job);
 	char	   *before = llmb_store_job_before(job);
 
@@ -660,6 +745,16 @@ llmb_store_take_probe(int64 id, bool *ok, char **message)
 
 /* ---- events ---- */
 
+int
+llmb_store_count_events(int64 job, const char *kind)
+{
+	LlmbRows   *rows = llmb_sql("SELECT count(*) FROM llm_batch.event WHERE job_id = $1 AND kind = $2", "lt", job, kind);
+	int			count = (int) llmb_row_int(rows, 0, 1);
+
+	llmb_sql_done(rows);
+	return count;
+}
+
 void
 llmb_store_event(int64 job, int64 batch, const char *kind, const char *format,...)
 {
@@ -678,8 +773,9 @@ llmb_store_event(int64 job, int64 batch, const char *kind, const char *format,..
 			break;
 		enlargeStringInfo(&message, needed);
 	}
+	/* of a job that is gone nothing is told, for nobody would ever remove it */
 	llmb_sql_run("INSERT INTO llm_batch.event (job_id, batch_id, kind, message) "
-				 "VALUES ($1, NULLIF($2, 0), $3, $4)", "lltt", job, batch, kind, message.data);
+				 "SELECT j.id, NULLIF($2, 0), $3, $4 FROM llm_batch.job j WHERE j.id = $1", "lltt", job, batch, kind, message.data);
 	if (llmb_log_events == LLMB_LOG_ALL)
 	{
 		LlmbLogLine line;

@@ -80,6 +80,8 @@ llmb_store_renew_prompt(int64 job, int ordinal, const char *prompt, int64 hash)
 				 "lit", job, ordinal, prompt);
 	llmb_sql_run("UPDATE llm_batch.item SET prompt_hash = $3 WHERE job_id = $1 AND ordinal = $2",
 				 "lil", job, ordinal, hash);
+	/* what is in the new one is found anew */
+	llmb_sql_run("DELETE FROM llm_batch.pii_map WHERE job_id = $1 AND ordinal = $2", "li", job, ordinal);
 }
 
 /* ---- appending ---- */
@@ -272,7 +274,7 @@ llmb_store_due_answers(int64 *job, int limit, int *count)
 TimestampTz
 llmb_store_next_due_answer(void)
 {
-	LlmbRows   *rows = llmb_sql("SELECT not_before FROM llm_batch.unapplied ORDER BY not_before LIMIT 1", "");
+	LlmbRows   *rows = llmb_sql("SELECT not_before FROM llm_batch.unapplied WHERE not_before < 'infinity' ORDER BY not_before LIMIT 1", "");
 	TimestampTz when = llmb_row_count(rows) ? llmb_row_time(rows, 0, 1) : 0;
 
 	llmb_sql_done(rows);
@@ -288,6 +290,8 @@ llmb_store_answer_decided(int64 job, const LlmbResult *r)
 				 "liittb", job, r->ordinal, r->attempt, r->state, llmb_code_name(r->code), r->applied);
 	llmb_sql_run("UPDATE llm_batch.answer SET error = $4 WHERE job_id = $1 AND ordinal = $2 AND attempt = $3",
 				 "liit", job, r->ordinal, r->attempt, r->error);
+	if (r->code == LLMB_OK && llmb_keep_prompts == LLMB_KEEP_JOB)
+		llmb_sql_run("DELETE FROM llm_batch.pii_map WHERE job_id = $1 AND ordinal = $2", "li", job, r->ordinal);
 	tally_errors(job, r, 1);
 }
 
@@ -309,4 +313,87 @@ llmb_store_answer_wait(int64 job, const LlmbResult *results, int count, int64 de
 						 "VALUES ($1, $2, $3, 1, clock_timestamp() + $4 * interval '1 millisecond')",
 						 "liil", job, results[i].ordinal, results[i].attempt, delay_ms);
 	}
+}
+
+/* ---- answers of atomic jobs ---- */
+
+void
+llmb_store_hold_answers(int64 job, const LlmbResult *results, int count)
+{
+	LlmbBulk   *bulk = llmb_bulk_begin("unapplied");
+
+	for (int i = 0; i < count; i++)
+	{
+		Datum		values[5] = {Int64GetDatum(job), Int32GetDatum(results[i].ordinal),
+			Int32GetDatum(results[i].attempt), Int32GetDatum(0), TimestampTzGetDatum(DT_NOEND)};
+		bool		nulls[5] = {false};
+
+		if (strcmp(results[i].state, "stored") == 0)
+			llmb_bulk_put(bulk, values, nulls);
+	}
+	llmb_bulk_end(bulk);
+}
+
+LlmbResult *
+llmb_store_held_answers(int64 job, int above, int limit, int *count)
+{
+	LlmbRows   *rows = llmb_sql("SELECT u.ordinal, u.attempt, i.key, i.prompt_hash, a.answer "
+								"FROM llm_batch.unapplied u JOIN llm_batch.item i USING (job_id, ordinal) "
+								"JOIN llm_batch.answer a USING (job_id, ordinal, attempt) "
+								"WHERE u.job_id = $1 AND u.ordinal > $2 ORDER BY u.ordinal LIMIT $3", "lii", job, above, limit);
+	LlmbResult *results;
+
+	*count = llmb_row_count(rows);
+	results = palloc0(sizeof(LlmbResult) * Max(*count, 1));
+	for (int i = 0; i < *count; i++)
+	{
+		results[i].ordinal = llmb_row_int(rows, i, 1);
+		results[i].attempt = llmb_row_int(rows, i, 2);
+		results[i].key = llmb_row_text(rows, i, 3);
+		results[i].prompt_hash = llmb_row_int(rows, i, 4);
+		results[i].answer = llmb_row_text(rows, i, 5);
+	}
+	llmb_sql_done(rows);
+	return results;
+}
+
+/* Decides all of them at once. */
+static int
+decide_held(int64 job, const char *state, LlmbCode code, bool applied, const char *error)
+{
+	llmb_sql_run("UPDATE llm_batch.answer a SET error = $2 FROM llm_batch.unapplied u "
+				 "WHERE u.job_id = $1 AND a.job_id = $1 AND a.ordinal = u.ordinal AND a.attempt = u.attempt "
+				 "AND a.error IS DISTINCT FROM $2", "lt", job, error);
+	llmb_sql_run("UPDATE llm_batch.result r SET state = $2, error_code = $3, applied = $4 FROM llm_batch.unapplied u "
+				 "WHERE u.job_id = $1 AND r.job_id = $1 AND r.ordinal = u.ordinal AND r.attempt = u.attempt",
+				 "lttb", job, state, llmb_code_name(code), (int) applied);
+	return llmb_sql_run("DELETE FROM llm_batch.unapplied WHERE job_id = $1", "l", job);
+}
+
+int
+llmb_store_release_held(int64 job, bool applied)
+{
+	if (llmb_keep_prompts == LLMB_KEEP_JOB)
+	{
+		llmb_sql_run("DELETE FROM llm_batch.pii_map WHERE job_id = $1", "l", job);
+		llmb_sql_run("DELETE FROM llm_batch.prompt WHERE job_id = $1", "l", job);
+	}
+	return decide_held(job, "succeeded", LLMB_OK, applied, NULL);
+}
+
+int
+llmb_store_drop_held(int64 job, const char *error)
+{
+	return decide_held(job, "failed", LLMB_WRITE_BACK, false, error);
+}
+
+void
+llmb_store_blame(int64 job, int ordinal, LlmbCode code, const char *error)
+{
+	llmb_sql_run("UPDATE llm_batch.result r SET error_code = $3 WHERE job_id = $1 AND ordinal = $2 "
+				 "AND attempt = (SELECT max(m.attempt) FROM llm_batch.result m WHERE m.job_id = $1 AND m.ordinal = $2)",
+				 "lit", job, ordinal, llmb_code_name(code));
+	llmb_sql_run("UPDATE llm_batch.answer a SET error = $3 WHERE job_id = $1 AND ordinal = $2 "
+				 "AND attempt = (SELECT max(m.attempt) FROM llm_batch.result m WHERE m.job_id = $1 AND m.ordinal = $2)",
+				 "lit", job, ordinal, error);
 }

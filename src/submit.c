@@ -23,15 +23,18 @@
 #include "utils/tuplestore.h"
 
 #include "ask.h"
+#include "chain.h"
 #include "compat.h"
 #include "estimate.h"
 #include "fill.h"
+#include "pii_sql.h"
 #include "request.h"
 #include "schema.h"
 #include "shmem.h"
 #include "source.h"
 #include "sql.h"
 #include "store.h"
+#include "store_forget.h"
 
 PG_FUNCTION_INFO_V1(llmb_submit);
 PG_FUNCTION_INFO_V1(llmb_submit_query);
@@ -152,7 +155,7 @@ ask_for_source(FunctionCallInfo fcinfo, const char *function)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("limit must not be negative"),
 				 errhint("Leave it out to take all rows.")));
-	llmb_def_of_source(def, source, prompt);
+	llmb_def_of_source(def, source);
 	def->schema = llmb_target_schema(source, def->schema, llmb_is_embedding(asked.ask->server, asked.ask->model));
 	def->targets_hash = llmb_targets_hash(source->relid, source->targets, source->target_count);
 	return asked;
@@ -170,6 +173,12 @@ same_request(const LlmbAsk *ask)
 	if (ask->job.request_key == NULL)
 		return 0;
 	job = llmb_store_find_request(GetUserNameFromId(GetUserId(), false), ask->job.request_key, &hash);
+	if (job != 0 && llmb_store_is_forgotten(job))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_IN_USE),
+				 errmsg("request_key \"%s\" belongs to job " INT64_FORMAT ", which is being forgotten",
+						ask->job.request_key, job),
+				 errhint("Submit it again in a moment: then it makes a new job.")));
 	if (job != 0 && hash != ask->job.request_hash)
 		ereport(ERROR,
 				(errcode(ERRCODE_DUPLICATE_OBJECT),
@@ -189,6 +198,8 @@ open_job(const LlmbAsk *ask, int64 *job)
 {
 	if ((*job = same_request(ask)) != 0)
 		return false;
+	if (ask->job.after != 0)
+		llmb_check_predecessor(ask->job.after);
 	*job = llmb_store_new_job(&ask->job, GetUserNameFromId(GetUserId(), false));
 	if (*job != 0)
 		return true;
@@ -212,13 +223,23 @@ close_job(LlmbFill *fill, int64 job)
 {
 	llmb_items_end(fill->arg);
 	llmb_store_job_filled(job, fill->count);
-	if (fill->count == 0)
+	/* one that waits is ended by the worker, in its time */
+	if (fill->count == 0 && fill->ask->job.after == 0)
 	{
 		ereport(NOTICE, (errmsg("job " INT64_FORMAT " has no items", job)));
 		(void) llmb_store_finish_job(job);
 	}
 	else
 		llmb_wake_at_commit();
+	return Int64GetDatum(job);
+}
+
+/* Its query runs when the other job has ended. */
+static Datum
+hold_job(const LlmbAsk *ask, int64 job)
+{
+	llmb_store_job_held(job, ask->job.after);
+	llmb_wake_at_commit();
 	return Int64GetDatum(job);
 }
 
@@ -237,6 +258,11 @@ llmb_submit(PG_FUNCTION_ARGS)
 
 	if (!open_job(asked.ask, &job))
 		PG_RETURN_INT64(job);
+	if (asked.ask->job.after != 0)
+	{
+		llmb_probe_source(asked.source, def->filter, def->row_limit);
+		return hold_job(asked.ask, job);
+	}
 	begin_items(&fill, asked.ask, asked.source, job);
 	llmb_fill_from_source(&fill, def->filter, def->row_limit);
 	return close_job(&fill, job);
@@ -256,8 +282,15 @@ llmb_submit_query(PG_FUNCTION_ARGS)
 	llmb_check_given(query, "query");
 	ask = read_arguments(fcinfo, "llm_batch.submit_query()", 1, 2);
 	llmb_check_query(query);
+	if (ask->job.after != 0)
+		ask->job.def.query = query;
 	if (!open_job(ask, &job))
 		PG_RETURN_INT64(job);
+	if (ask->job.after != 0)
+	{
+		llmb_probe_query(query);
+		return hold_job(ask, job);
+	}
 	begin_items(&fill, ask, NULL, job);
 	llmb_fill_from_query(&fill, query);
 	return close_job(&fill, job);
@@ -298,21 +331,30 @@ llmb_submit_prompts(PG_FUNCTION_ARGS)
 
 /* ---- preview ---- */
 
+/* What the sinks that send nothing need beside their line. */
+typedef struct Look
+{
+	LlmbMasking *masking;
+	ReturnSetInfo *set;			/* preview */
+	LlmbEstimate estimate;
+} Look;
+
 /* One row, the body as it would be sent. */
 static void
 preview_line(LlmbFill *fill, const LlmbLine *line)
 {
-	ReturnSetInfo *set = fill->arg;
+	Look	   *look = fill->arg;
 	LlmbPrompt	prompt = {.ordinal = fill->count, .prompt = line->prompt};
 	StringInfoData body;
 	Datum		values[2];
 	bool		nulls[2] = {false};
 
 	initStringInfo(&body);
-	llmb_put_request(&body, fill->ask->server, fill->ask->model, &fill->ask->job.def, &prompt, NULL, true);
+	llmb_put_request(&body, fill->ask->server, fill->ask->model, &fill->ask->job.def,
+					 llmb_mask_prompt(look->masking, &prompt), NULL, true);
 	values[0] = CStringGetTextDatum(line->key);
 	values[1] = CStringGetTextDatum(llmb_from_utf8(body.data, NULL));
-	tuplestore_putvalues(set->setResult, set->setDesc, values, nulls);
+	tuplestore_putvalues(look->set->setResult, look->set->setDesc, values, nulls);
 }
 
 /*
@@ -325,6 +367,7 @@ llmb_preview(PG_FUNCTION_ARGS)
 	const LlmbJobDef *def = &asked.ask->job.def;
 	int64		n = PG_ARGISNULL(7 + TAIL_ARGS) ? 1 : PG_GETARG_INT32(7 + TAIL_ARGS);
 	LlmbFill	fill;
+	Look		look = {0};
 
 	if (n < 0)
 		ereport(ERROR,
@@ -332,7 +375,9 @@ llmb_preview(PG_FUNCTION_ARGS)
 				 errmsg("n must not be negative"),
 				 errhint("Pass how many requests to show.")));
 	InitMaterializedSRF(fcinfo, 0);
-	llmb_fill_begin(&fill, asked.ask, asked.source, preview_line, fcinfo->resultinfo);
+	look.masking = llmb_masking_begin(def);
+	look.set = (ReturnSetInfo *) fcinfo->resultinfo;
+	llmb_fill_begin(&fill, asked.ask, asked.source, preview_line, &look);
 	llmb_fill_from_source(&fill, def->filter, def->row_limit < 0 ? n : Min(def->row_limit, n));
 	return (Datum) 0;
 }
@@ -343,9 +388,10 @@ llmb_preview(PG_FUNCTION_ARGS)
 static void
 measure_line(LlmbFill *fill, const LlmbLine *line)
 {
-	LlmbEstimate *estimate = fill->arg;
+	Look	   *look = fill->arg;
+	LlmbEstimate *estimate = &look->estimate;
 	LlmbPrompt	prompt = {.ordinal = fill->count, .prompt = line->prompt};
-	int64		bytes = llmb_text_bytes(&fill->ask->job.def, &prompt);
+	int64		bytes = llmb_text_bytes(&fill->ask->job.def, llmb_mask_prompt(look->masking, &prompt));
 
 	estimate->bytes += bytes;
 	estimate->longest = Max(estimate->longest, bytes);
@@ -360,20 +406,21 @@ llmb_estimate(PG_FUNCTION_ARGS)
 {
 	SourceAsk	asked = ask_for_source(fcinfo, NULL);
 	const LlmbNewJob *job = &asked.ask->job;
-	LlmbEstimate estimate = {0};
+	Look		look = {.masking = llmb_masking_begin(&job->def)};
+	LlmbEstimate *estimate = &look.estimate;
 	LlmbFill	fill;
 	const char *reason;
 
 	InitMaterializedSRF(fcinfo, 0);
-	llmb_fill_begin(&fill, asked.ask, asked.source, measure_line, &estimate);
+	llmb_fill_begin(&fill, asked.ask, asked.source, measure_line, &look);
 	fill.any_length = true;
 	llmb_fill_from_source(&fill, job->def.filter, job->def.row_limit);
-	estimate.server = asked.ask->server;
-	estimate.model = job->model;
-	estimate.mode = job->mode;
-	estimate.params = llmb_json_of_text(job->def.params, &reason);
-	estimate.with_schema = job->def.schema != NULL;
-	estimate.items = fill.count;
-	llmb_put_estimates(&estimate, (ReturnSetInfo *) fcinfo->resultinfo);
+	estimate->server = asked.ask->server;
+	estimate->model = job->model;
+	estimate->mode = job->mode;
+	estimate->params = llmb_json_of_text(job->def.params, &reason);
+	estimate->with_schema = job->def.schema != NULL;
+	estimate->items = fill.count;
+	llmb_put_estimates(estimate, (ReturnSetInfo *) fcinfo->resultinfo);
 	return (Datum) 0;
 }

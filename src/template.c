@@ -12,6 +12,7 @@
 #include "llm_batch.h"
 
 #include "access/htup_details.h"
+#include "access/transam.h"
 #include "catalog/pg_type.h"
 #include "common/hashfn.h"
 #include "funcapi.h"
@@ -21,6 +22,7 @@
 #include "utils/varlena.h"
 #include "utils/fmgroids.h"
 #include "utils/guc.h"
+#include "utils/json.h"
 #include "utils/lsyscache.h"
 #include "utils/typcache.h"
 
@@ -30,6 +32,9 @@
 PG_FUNCTION_INFO_V1(llmb_render_sql);
 PG_FUNCTION_INFO_V1(llmb_prompt_text);
 PG_FUNCTION_INFO_V1(llmb_prompt_hash);
+
+/* what stands for the whole row */
+#define STAR	"*"
 
 typedef struct LlmbTemplatePart
 {
@@ -164,6 +169,92 @@ llmb_template_parse(const char *text)
 	}
 	add_literal(template, at, strlen(at));
 	return template;
+}
+
+/* ---- the whole row ---- */
+
+static void
+append_column_line(StringInfo out, const char *name, bool json, bool first)
+{
+	size_t		len = strlen(name);
+
+	if (strpbrk(name, "{}|") || strcmp(name, STAR) == 0 || isspace((unsigned char) name[0]) ||
+		(len > 0 && isspace((unsigned char) name[len - 1])))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("column \"%s\" cannot stand in a prompt template", name),
+				 errhint("Name the columns instead of {{*}}, or use a view in which it has another name.")));
+	if (json)
+	{
+		appendStringInfoString(out, first ? "" : ", ");
+		escape_json(out, name);
+		appendStringInfo(out, ": {{%s|json}}", name);
+	}
+	else
+		appendStringInfo(out, "%s%s: {{%s}}", first ? "" : "\n", name, name);
+}
+
+static void
+append_row(StringInfo out, bool json, char **columns, int count)
+{
+	if (count == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("there is no column that {{*}} could stand for"),
+				 errdetail("Target columns, generated columns and columns of bytes or vectors are left out."),
+				 errhint("Name the columns that the prompt is to read.")));
+	appendStringInfoString(out, json ? "{" : "");
+	for (int i = 0; i < count; i++)
+		append_column_line(out, columns[i], json, i == 0);
+	appendStringInfoString(out, json ? "}" : "");
+}
+
+bool
+llmb_template_has_star(const LlmbTemplate *template)
+{
+	for (int i = 0; i < template->column_count; i++)
+	{
+		if (strcmp(template->columns[i], STAR) == 0)
+			return true;
+	}
+	return false;
+}
+
+char *
+llmb_template_expand(const LlmbTemplate *template, char **columns, int count)
+{
+	StringInfoData out;
+
+	initStringInfo(&out);
+	for (int i = 0; i < template->part_count; i++)
+	{
+		const LlmbTemplatePart *part = &template->parts[i];
+
+		/* {{{{ is always a part of its own */
+		if (part->literal)
+			appendStringInfoString(&out, strcmp(part->literal, "{{") == 0 ? "{{{{" : part->literal);
+		else if (strcmp(template->columns[part->column], STAR) == 0)
+			append_row(&out, part->json, columns, count);
+		else
+			appendStringInfo(&out, "{{%s%s}}", template->columns[part->column], part->json ? "|json" : "");
+	}
+	return out.data;
+}
+
+bool
+llmb_template_star_skips(Oid type)
+{
+	Oid			base = getBaseType(type);
+	char	   *name;
+
+	if (base == BYTEAOID || base == TSVECTOROID)
+		return true;
+	if (base < FirstNormalObjectId)
+		return false;
+	/* those of pgvector, in whatever schema */
+	name = format_type_extended(base, -1, FORMAT_TYPE_INVALID_AS_NULL);
+	name = name ? strrchr(name, '.') ? strrchr(name, '.') + 1 : name : "";
+	return strcmp(name, "vector") == 0 || strcmp(name, "halfvec") == 0 || strcmp(name, "sparsevec") == 0;
 }
 
 const char *
@@ -320,6 +411,27 @@ renderer_for_record(const LlmbTemplate *template, TupleDesc desc, int *attnums)
 	return llmb_renderer(template, types);
 }
 
+/* The template of render(): {{*}} is the record, as far as its type tells. */
+static LlmbTemplate *
+template_for_record(const char *text, TupleDesc desc)
+{
+	LlmbTemplate *template = llmb_template_parse(text);
+	char	  **columns;
+	int			count = 0;
+
+	if (!llmb_template_has_star(template))
+		return template;
+	columns = palloc(sizeof(char *) * Max(desc->natts, 1));
+	for (int i = 0; i < desc->natts; i++)
+	{
+		Form_pg_attribute att = TupleDescAttr(desc, i);
+
+		if (!att->attisdropped && !att->attgenerated && !llmb_template_star_skips(att->atttypid))
+			columns[count++] = NameStr(att->attname);
+	}
+	return llmb_template_parse(llmb_template_expand(template, columns, count));
+}
+
 /*
  * llm_batch.render(template text, record) returns text
  */
@@ -346,7 +458,7 @@ llmb_render_sql(PG_FUNCTION_ARGS)
 	tuple.t_tableOid = InvalidOid;
 	tuple.t_data = record;
 
-	template = llmb_template_parse(text_to_cstring(PG_GETARG_TEXT_PP(0)));
+	template = template_for_record(text_to_cstring(PG_GETARG_TEXT_PP(0)), desc);
 	attnums = palloc(sizeof(int) * Max(template->column_count, 1));
 	values = palloc(sizeof(Datum) * Max(template->column_count, 1));
 	nulls = palloc(sizeof(bool) * Max(template->column_count, 1));

@@ -1,7 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * template.h
- *		Prompt templates: {{column}}, {{column|json}}, and {{{{ for "{{".
+ *		Prompt templates: {{column}}, {{column|json}}, {{*}} for the whole row,
+ *		and {{{{ for "{{".
  *
  *-------------------------------------------------------------------------
  */
@@ -31,6 +32,22 @@ typedef struct LlmbRenderer
 
 /* Reads a template.  Raises for an opened and unclosed or empty {{ }}. */
 extern LlmbTemplate *llmb_template_parse(const char *text);
+
+/* Does {{*}} or {{*|json}} stand in it? */
+extern bool llmb_template_has_star(const LlmbTemplate *template);
+
+/*
+ * Its text with {{*}} written out for these columns: a line "name: {{name}}"
+ * for each; {{*|json}}: one JSON object.  palloc'd.  Raises when there is no
+ * column, or one whose name no placeholder can hold.
+ */
+extern char *llmb_template_expand(const LlmbTemplate *template, char **columns, int count);
+
+/*
+ * Whether {{*}} leaves columns of that type out: bytea, tsvector and vectors
+ * are long, and say nothing to a model.
+ */
+extern bool llmb_template_star_skips(Oid type);
 
 /* types[i] is the type of template->columns[i]. */
 extern LlmbRenderer *llmb_renderer(const LlmbTemplate *template, const Oid *types);

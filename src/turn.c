@@ -24,6 +24,7 @@
 
 #include "compat.h"
 #include "crash.h"
+#include "notify.h"
 #include "shmem.h"
 #include "sql.h"
 #include "turn.h"
@@ -133,12 +134,14 @@ llmb_turn_begin(const char *doing)
 	PushActiveSnapshot(GetTransactionSnapshot());
 	if (!llmb_extension_is_served())
 		leave_without_extension();
+	llmb_notify_turn_begins();
 	MemoryContextSwitchTo(before);
 }
 
 void
 llmb_turn_commit(void)
 {
+	llmb_notify_turn_commits();
 	llmb_crash_turn_commits();
 	drop_locks_of_users();
 	PopActiveSnapshot();

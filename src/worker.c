@@ -43,6 +43,7 @@
 #include "log.h"
 #include "shmem.h"
 #include "store.h"
+#include "store_task.h"
 #include "turn.h"
 
 /* While transfers run, the extension is looked for this often. */
@@ -175,7 +176,7 @@ has_work(void)
 	bool		work;
 
 	llmb_turn_begin("looking for work");
-	work = llmb_store_has_work();
+	work = llmb_store_has_work() || llmb_store_has_changes();
 	llmb_turn_commit();
 	return work;
 }
@@ -326,9 +327,9 @@ main_loop(void)
 		timeout = llmb_lifecycle_step();
 		if (timeout == 0)
 		{
-			/* more to do; but first whatever the sockets have */
+			/* more to do; but first whatever the sockets have, and who has called */
 			idle_since = GetCurrentTimestamp();
-			if (llmb_http_busy() && llmb_http_wait(0) && llmb_worker_is_wanted())
+			if (llmb_http_wait(0) && llmb_worker_is_wanted())
 				llmb_lifecycle_look_again();
 			continue;
 		}

@@ -22,6 +22,7 @@
  */
 #include "llm_batch.h"
 
+#include "access/xact.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
@@ -52,6 +53,8 @@ typedef struct Slice
 	char	   *lock;
 	char	   *look;
 	char	   *read;
+	LlmbReading *readings;		/* llmb_look_at_rows(): instead of writes */
+	Oid			relid;
 	MemoryContext context;		/* the caller's */
 } Slice;
 
@@ -118,20 +121,20 @@ append_input(StringInfo sql, const LlmbJobDef *def, Oid relid)
 	appendStringInfoString(sql, ") WITH ORDINALITY AS v(k, h");
 	for (int i = 0; i < def->target_count; i++)
 		appendStringInfo(sql, ", a%d", i);
-	appendStringInfoString(sql, ", n)) AS u");
+	appendStringInfoString(sql, ", n)) AS llmb_input");
 }
 
 static void
-append_match(StringInfo sql, const LlmbJobDef *def)
+append_match(StringInfo sql, const LlmbJobDef *def, const char *table)
 {
 	for (int i = 0; i < def->key_count; i++)
-		appendStringInfo(sql, "%st.%s = u.k%d", i ? " AND " : "",
+		appendStringInfo(sql, "%s%s.%s = llmb_input.k%d", i ? " AND " : "", table,
 						 quote_identifier(def->key_columns[i]), i);
 }
 
 /* The prompt, or its hash, as the row would give it now. */
 static void
-append_prompt(StringInfo sql, const LlmbJobDef *def, const char *function, const char *constant)
+append_prompt(StringInfo sql, const LlmbJobDef *def, const char *table, const char *function, const char *constant)
 {
 	LlmbTemplate *template = llmb_template_parse(def->prompt);
 
@@ -143,7 +146,7 @@ append_prompt(StringInfo sql, const LlmbJobDef *def, const char *function, const
 	}
 	appendStringInfo(sql, "llm_batch.%s($3", function);
 	for (int i = 0; i < template->column_count; i++)
-		appendStringInfo(sql, ", t.%s", quote_identifier(template->columns[i]));
+		appendStringInfo(sql, ", %s.%s", table, quote_identifier(template->columns[i]));
 	appendStringInfoString(sql, ")");
 }
 
@@ -157,50 +160,67 @@ build_sql(Slice *slice, Oid relid)
 	initStringInfo(&sql);
 	appendStringInfo(&sql, "UPDATE %s AS t SET ", table);
 	for (int i = 0; i < def->target_count; i++)
-		appendStringInfo(&sql, "%s%s = u.a%d%s", i ? ", " : "", quote_identifier(def->target_columns[i]), i,
+		appendStringInfo(&sql, "%s%s = llmb_input.a%d%s", i ? ", " : "", quote_identifier(def->target_columns[i]), i,
 						 target_cast(relid, def->target_columns[i]));
 	appendStringInfoString(&sql, " FROM ");
 	append_input(&sql, def, relid);
 	appendStringInfoString(&sql, " WHERE ");
-	append_match(&sql, def);
+	append_match(&sql, def, "t");
 	appendStringInfoString(&sql, " AND ");
-	append_prompt(&sql, def, "prompt_hash", "u.h");
-	appendStringInfoString(&sql, " = u.h RETURNING u.n");
+	append_prompt(&sql, def, "t", "prompt_hash", "llmb_input.h");
+	appendStringInfoString(&sql, " = llmb_input.h RETURNING llmb_input.n");
 	slice->update = sql.data;
 
 	initStringInfo(&sql);
-	appendStringInfo(&sql, "SELECT u.n FROM %s AS t, ", table);
+	appendStringInfo(&sql, "SELECT llmb_input.n FROM %s AS t, ", table);
 	append_input(&sql, def, relid);
 	appendStringInfoString(&sql, " WHERE ");
-	append_match(&sql, def);
+	append_match(&sql, def, "t");
 	appendStringInfoString(&sql, " FOR NO KEY UPDATE OF t SKIP LOCKED");
 	slice->lock = sql.data;
 
 	initStringInfo(&sql);
-	appendStringInfoString(&sql, "SELECT u.n, ");
-	append_prompt(&sql, def, "prompt_hash", "u.h");
-	appendStringInfo(&sql, " = u.h FROM %s AS t, ", table);
+	appendStringInfoString(&sql, "SELECT llmb_input.n, ");
+	append_prompt(&sql, def, "t", "prompt_hash", "llmb_input.h");
+	appendStringInfo(&sql, " = llmb_input.h FROM %s AS t, ", table);
 	append_input(&sql, def, relid);
 	appendStringInfoString(&sql, " WHERE ");
-	append_match(&sql, def);
+	append_match(&sql, def, "t");
 	slice->look = sql.data;
+}
 
-	/* a text that submit would refuse is not read: it may be a gigabyte */
+/*
+ * One look at each row: does it match the filter, have other tasks written
+ * what the prompt needs, and what is the prompt?  A text that submit would
+ * refuse is not read: it may be a gigabyte.  The row stands in a subquery of
+ * its own, so that names in the filter are its columns.
+ */
+static void
+build_look(Slice *slice, const LlmbLook *look)
+{
+	const LlmbJobDef *def = slice->def;
+	const char *table = quote_identifier(def->source_table);
+	StringInfoData sql;
+
 	initStringInfo(&sql);
-	appendStringInfoString(&sql, "SELECT s.n, s.p FROM (SELECT u.n, ");
-	append_prompt(&sql, def, "prompt_text", "$3");
-	appendStringInfo(&sql, " AS p FROM %s AS t, ", table);
-	append_input(&sql, def, relid);
-	appendStringInfoString(&sql, " WHERE ");
-	append_match(&sql, def);
-	appendStringInfo(&sql, " OFFSET 0) AS s WHERE pg_catalog.octet_length(s.p) / 1024 < %d", llmb_max_prompt_kb);
+	appendStringInfo(&sql, "SELECT llmb_input.n, s.matches, s.ready, pg_catalog.octet_length(s.p)::pg_catalog.int8, "
+					 "CASE WHEN pg_catalog.octet_length(s.p) / 1024 < %d THEN s.p END FROM ", llmb_max_prompt_kb);
+	append_input(&sql, def, slice->relid);
+	appendStringInfo(&sql, ", LATERAL (SELECT (%s\n) IS TRUE AS matches, true", look->filter ? look->filter : "true");
+	for (int i = 0; i < look->needed_count; i++)
+		appendStringInfo(&sql, " AND %s.%s IS NOT NULL", table, quote_identifier(look->needed[i]));
+	appendStringInfoString(&sql, " AS ready, ");
+	append_prompt(&sql, def, table, "prompt_text", "$3");
+	appendStringInfo(&sql, " AS p FROM %s WHERE ", quote_qualified_identifier(def->source_schema, def->source_table));
+	append_match(&sql, def, table);
+	appendStringInfoString(&sql, " OFFSET 0) AS s");
 	slice->read = sql.data;
 }
 
 /* ---- arguments ---- */
 
 static Datum
-text_array(const LlmbWrite *writes, const int *which, int count, int column)
+text_array(char *const *texts, int count)
 {
 	Datum	   *datums = palloc(sizeof(Datum) * Max(count, 1));
 	bool	   *nulls = palloc(sizeof(bool) * Max(count, 1));
@@ -208,22 +228,39 @@ text_array(const LlmbWrite *writes, const int *which, int count, int column)
 
 	for (int i = 0; i < count; i++)
 	{
-		const LlmbWrite *write = &writes[which[i]];
-		const char *text = column < 0 ? write->key : write->columns[column];
-
-		nulls[i] = text == NULL;
-		datums[i] = text ? CStringGetTextDatum(text) : (Datum) 0;
+		nulls[i] = texts[i] == NULL;
+		datums[i] = texts[i] ? CStringGetTextDatum(texts[i]) : (Datum) 0;
 	}
 	return PointerGetDatum(construct_md_array(datums, nulls, 1, &count, &lower, TEXTOID, -1, false, TYPALIGN_INT));
 }
 
 static Datum
-hashes(const LlmbWrite *writes, const int *which, int count)
+keys(const Slice *slice, const int *which, int count)
+{
+	char	  **texts = palloc(sizeof(char *) * Max(count, 1));
+
+	for (int i = 0; i < count; i++)
+		texts[i] = unconstify(char *, slice->writes ? slice->writes[which[i]].key : slice->readings[which[i]].key);
+	return text_array(texts, count);
+}
+
+static Datum
+column_texts(const Slice *slice, const int *which, int count, int column)
+{
+	char	  **texts = palloc0(sizeof(char *) * Max(count, 1));
+
+	for (int i = 0; slice->writes && i < count; i++)
+		texts[i] = slice->writes[which[i]].columns[column];
+	return text_array(texts, count);
+}
+
+static Datum
+hashes(const Slice *slice, const int *which, int count)
 {
 	Datum	   *datums = palloc(sizeof(Datum) * Max(count, 1));
 
 	for (int i = 0; i < count; i++)
-		datums[i] = Int64GetDatum(writes[which[i]].prompt_hash);
+		datums[i] = Int64GetDatum(slice->writes ? slice->writes[which[i]].prompt_hash : 0);
 	return PointerGetDatum(construct_array(datums, count, INT8OID, sizeof(int64), FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
 }
 
@@ -238,15 +275,15 @@ execute(const Slice *slice, const char *sql, const int *which, int count)
 	int			code;
 
 	types[0] = TEXTARRAYOID;
-	values[0] = text_array(slice->writes, which, count, -1);
+	values[0] = keys(slice, which, count);
 	types[1] = INT8ARRAYOID;
-	values[1] = hashes(slice->writes, which, count);
+	values[1] = hashes(slice, which, count);
 	types[2] = TEXTOID;
 	values[2] = CStringGetTextDatum(slice->def->prompt);
 	for (int i = 0; i < slice->def->target_count; i++)
 	{
 		types[3 + i] = TEXTARRAYOID;
-		values[3 + i] = text_array(slice->writes, which, count, i);
+		values[3 + i] = column_texts(slice, which, count, i);
 	}
 	/* SPI_execute_with_args() would plan with the values */
 	plan = SPI_prepare(sql, nargs, types);
@@ -348,17 +385,29 @@ settle_missing(const Slice *slice, const int *which, int count)
 	}
 }
 
-/* Column 2 of the rows that are there, into the caller's memory. */
+/* Into the caller's memory. */
 static void
 read_rows(const Slice *slice, const int *which, int count)
 {
+	for (int i = 0; i < count; i++)
+		slice->readings[which[i]].found = LLMB_FOUND_NOTHING;
 	execute(slice, slice->read, which, count);
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
-		char	   *prompt = SPI_getvalue(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 2);
+		HeapTuple	tuple = SPI_tuptable->vals[i];
+		TupleDesc	desc = SPI_tuptable->tupdesc;
+		LlmbReading *reading = &slice->readings[which[result_position(i, count)]];
+		char	   *prompt = SPI_getvalue(tuple, desc, 5);
+		bool		isnull;
 
-		slice->writes[which[result_position(i, count)]].prompt =
-			prompt ? MemoryContextStrdup(slice->context, prompt) : NULL;
+		reading->prompt = prompt ? MemoryContextStrdup(slice->context, prompt) : NULL;
+		reading->bytes = DatumGetInt64(SPI_getbinval(tuple, desc, 4, &isnull));
+		if (!DatumGetBool(SPI_getbinval(tuple, desc, 2, &isnull)))
+			reading->found = LLMB_FOUND_OTHER;
+		else if (!DatumGetBool(SPI_getbinval(tuple, desc, 3, &isnull)))
+			reading->found = LLMB_FOUND_UNREADY;
+		else
+			reading->found = prompt ? LLMB_FOUND_PROMPT : LLMB_FOUND_TOO_LONG;
 	}
 }
 
@@ -460,45 +509,44 @@ write_slice(const Slice *slice, const int *which, int count, bool *out_of_time)
 		set_all(slice, which, count, LLMB_ROW_REFUSED, message);
 }
 
-/* False when table or columns are not there any more; then all are refused. */
-static bool
-begin_slice(Slice *slice, const int *which, int count)
+typedef enum Ground
+{
+	GROUND_FIRM,
+	GROUND_LATER,				/* somebody has locked the table */
+	GROUND_GONE					/* table or columns are not there any more */
+} Ground;
+
+static Ground
+begin_slice(Slice *slice, char **reason)
 {
 	const LlmbJobDef *def = slice->def;
 	Oid			schema = get_namespace_oid(def->source_schema, true);
-	Oid			relid = OidIsValid(schema) ? get_relname_relid(def->source_table, schema) : InvalidOid;
 
-	if (!OidIsValid(relid))
+	slice->relid = OidIsValid(schema) ? get_relname_relid(def->source_table, schema) : InvalidOid;
+	if (!OidIsValid(slice->relid))
 	{
-		set_all(slice, which, count, LLMB_ROW_REFUSED,
-				psprintf("table %s does not exist any more",
-						 quote_qualified_identifier(def->source_schema, def->source_table)));
-		return false;
+		*reason = psprintf("table %s does not exist any more", quote_qualified_identifier(def->source_schema, def->source_table));
+		return GROUND_GONE;
 	}
 	for (int i = 0; i < def->key_count + def->target_count; i++)
 	{
 		const char *column = i < def->key_count ? def->key_columns[i] : def->target_columns[i - def->key_count];
 
-		if (get_attnum(relid, column) == InvalidAttrNumber)
+		if (get_attnum(slice->relid, column) == InvalidAttrNumber)
 		{
-			set_all(slice, which, count, LLMB_ROW_REFUSED,
-					psprintf("column \"%s\" does not exist any more", column));
-			return false;
+			*reason = psprintf("column \"%s\" does not exist any more", column);
+			return GROUND_GONE;
 		}
 	}
 	/* LOCK TABLE or DDL of somebody: not now */
-	if (!ConditionalLockRelationOid(relid, RowExclusiveLock))
-	{
-		set_all(slice, which, count, LLMB_ROW_LATER, NULL);
-		return false;
-	}
+	if (!ConditionalLockRelationOid(slice->relid, slice->writes ? RowExclusiveLock : AccessShareLock))
+		return GROUND_LATER;
 	slice->context = CurrentMemoryContext;
 	slice->who.time_zone = def->time_zone;
 	slice->who.by_index = true;
 	slice->who.deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), llmb_write_back_timeout_ms);
-	build_sql(slice, relid);
 	llmb_as_owner_begin();
-	return true;
+	return GROUND_FIRM;
 }
 
 static int *
@@ -517,21 +565,167 @@ llmb_write_back(const LlmbJobDef *def, Oid owner, LlmbWrite *writes, int count)
 	Slice		slice = {.def = def, .who.owner = owner, .writes = writes};
 	int		   *which = all_of_them(count);
 	bool		out_of_time = false;
+	char	   *reason;
 
-	if (count > 0 && begin_slice(&slice, which, count))
-		write_slice(&slice, which, count, &out_of_time);
+	if (count == 0)
+		return;
+	switch (begin_slice(&slice, &reason))
+	{
+		case GROUND_FIRM:
+			build_sql(&slice, slice.relid);
+			write_slice(&slice, which, count, &out_of_time);
+			break;
+		case GROUND_LATER:
+			set_all(&slice, which, count, LLMB_ROW_LATER, NULL);
+			break;
+		case GROUND_GONE:
+			set_all(&slice, which, count, LLMB_ROW_REFUSED, reason);
+	}
 	llmb_as_owner_end();
 }
 
-void
-llmb_read_prompts(const LlmbJobDef *def, Oid owner, LlmbWrite *writes, int count)
-{
-	Slice		slice = {.def = def, .who.owner = owner, .writes = writes};
-	int		   *which = all_of_them(count);
-	char	   *message;
+/* ---- all or nothing ---- */
 
-	if (count == 0 || !begin_slice(&slice, which, count) ||
-		try_slice(&slice, TRY_READ, which, count, &message) != 0)
-		set_all(&slice, which, count, LLMB_ROW_LATER, NULL);
+/* The first that was not written, or NULL. */
+static LlmbWrite *
+first_unwritten(LlmbWrite *writes, const int *which, int count)
+{
+	for (int i = 0; i < count; i++)
+	{
+		if (writes[which[i]].written != LLMB_WRITTEN)
+			return &writes[which[i]];
+	}
+	return NULL;
+}
+
+/* Writes a slice in its order; what stands in the way, or NULL. */
+static LlmbWrite *
+write_strictly(const Slice *slice, const int *which, int count, bool *timed_out)
+{
+	char	   *message = NULL;
+	int			sqlstate = try_slice(slice, TRY_HOPEFUL, which, count, &message);
+	LlmbWrite  *culprit;
+
+	if (sqlstate == 0)
+		return first_unwritten(slice->writes, which, count);
+	*timed_out |= sqlstate == ERRCODE_QUERY_CANCELED;
+	if (llmb_error_passes(sqlstate))
+	{
+		set_all(slice, which, count, LLMB_ROW_LATER, NULL);
+		return &slice->writes[which[0]];
+	}
+	if (count == 1)
+	{
+		set_all(slice, which, count, LLMB_ROW_REFUSED, message);
+		return &slice->writes[which[0]];
+	}
+	/* which one is it? */
+	culprit = write_strictly(slice, which, count / 2, timed_out);
+	return culprit ? culprit : write_strictly(slice, which + count / 2, count - count / 2, timed_out);
+}
+
+/* As write_strictly(), of the next slice; sets *count. */
+static LlmbWrite *
+write_next(Slice *slice, LlmbWriteNext next, void *arg, int *count, bool *timed_out)
+{
+	LlmbWrite  *culprit;
+	int		   *which;
+	char	   *reason;
+
+	*count = next(arg, &slice->writes);
+	if (*count == 0)
+		return NULL;
+	which = all_of_them(*count);
+	culprit = first_unwritten(slice->writes, which, *count);
+	if (culprit)
+		return culprit;
+	switch (begin_slice(slice, &reason))
+	{
+		case GROUND_FIRM:
+			build_sql(slice, slice->relid);
+			return write_strictly(slice, which, *count, timed_out);
+		case GROUND_LATER:
+			set_all(slice, which, 1, LLMB_ROW_LATER, NULL);
+			break;
+		case GROUND_GONE:
+			set_all(slice, which, 1, LLMB_ROW_REFUSED, reason);
+	}
+	return &slice->writes[0];
+}
+
+void
+llmb_write_together(const LlmbJobDef *def, Oid owner, LlmbWriteNext next, void *arg,
+					LlmbWrite *culprit, bool *timed_out)
+{
+	MemoryContext context = CurrentMemoryContext;
+	MemoryContext part = AllocSetContextCreate(context, "llm_batch atomic slice", ALLOCSET_DEFAULT_SIZES);
+	ResourceOwner resources = CurrentResourceOwner;
+	LlmbWrite  *found = NULL;
+	int			count = 1;
+
+	memset(culprit, 0, sizeof(*culprit));
+	BeginInternalSubTransaction(NULL);
+	while (found == NULL && count > 0)
+	{
+		Slice		slice = {.def = def, .who.owner = owner};
+
+		MemoryContextSwitchTo(part);
+		MemoryContextReset(part);
+		CHECK_FOR_INTERRUPTS();
+		found = write_next(&slice, next, arg, &count, timed_out);
+	}
+	MemoryContextSwitchTo(context);
+	if (found)
+	{
+		*culprit = *found;
+		culprit->key = found->key ? pstrdup(found->key) : NULL;
+		culprit->reason = found->reason ? pstrdup(found->reason) : NULL;
+		RollbackAndReleaseCurrentSubTransaction();
+	}
+	else
+		ReleaseCurrentSubTransaction();
+	MemoryContextSwitchTo(context);
+	CurrentResourceOwner = resources;
+	MemoryContextDelete(part);
 	llmb_as_owner_end();
+}
+
+/* ---- looking ---- */
+
+/* Halved, until a row that cannot be read stands alone. */
+static void
+read_slice(const Slice *slice, const int *which, int count)
+{
+	char	   *message = NULL;
+	int			sqlstate = try_slice(slice, TRY_READ, which, count, &message);
+
+	if (sqlstate == 0)
+		return;
+	if (count > 1)
+	{
+		read_slice(slice, which, count / 2);
+		read_slice(slice, which + count / 2, count - count / 2);
+		return;
+	}
+	slice->readings[which[0]].found = LLMB_FOUND_ERROR;
+	slice->readings[which[0]].reason = message ? message : pstrdup("there was not time enough to read the row");
+}
+
+bool
+llmb_look_at_rows(const LlmbJobDef *def, Oid owner, const LlmbLook *look, LlmbReading *readings, int count, char **obstacle)
+{
+	Slice		slice = {.def = def, .who.owner = owner, .readings = readings};
+	Ground		ground;
+
+	*obstacle = NULL;
+	if (count == 0)
+		return true;
+	ground = begin_slice(&slice, obstacle);
+	if (ground == GROUND_FIRM)
+	{
+		build_look(&slice, look);
+		read_slice(&slice, all_of_them(count), count);
+	}
+	llmb_as_owner_end();
+	return ground == GROUND_FIRM;
 }

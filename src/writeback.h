@@ -24,10 +24,10 @@ typedef struct LlmbWrite
 {
 	const char *key;
 	int64		prompt_hash;
+	int			ordinal;		/* llmb_write_together(): the caller's, to know it by */
 	char	  **columns;		/* a text for each target column, or NULL */
 	LlmbWritten written;
 	const char *reason;			/* of a refusal, else NULL */
-	const char *prompt;			/* llmb_read_prompts(): as the row gives it now */
 } LlmbWrite;
 
 /*
@@ -43,9 +43,53 @@ typedef struct LlmbWrite
 extern void llmb_write_back(const LlmbJobDef *def, Oid owner, LlmbWrite *writes, int count);
 
 /*
- * Renders the prompts of these rows anew, as the owner: fills "prompt", with
- * NULL where the row is gone or cannot be read.
+ * The same for all answers of a job or none, in the order in which "next"
+ * gives them: it fills *writes, in the current memory context, and returns how
+ * many; 0 at the end.  One whose "written" is not LLMB_WRITTEN is refused as
+ * it says.  *culprit tells what became of it: LLMB_WRITTEN, all are written;
+ * else nothing is, because of that one (LLMB_ROW_LATER: try again, and
+ * *timed_out, if that is why).  Each slice may take
+ * llm_batch.write_back_timeout.
  */
-extern void llmb_read_prompts(const LlmbJobDef *def, Oid owner, LlmbWrite *writes, int count);
+typedef int (*LlmbWriteNext) (void *arg, LlmbWrite **writes);
+extern void llmb_write_together(const LlmbJobDef *def, Oid owner, LlmbWriteNext next, void *arg,
+								LlmbWrite *culprit, bool *timed_out);
+
+/* ---- looking at rows ---- */
+
+typedef enum LlmbFound
+{
+	LLMB_FOUND_PROMPT,
+	LLMB_FOUND_NOTHING,			/* there is no such row */
+	LLMB_FOUND_OTHER,			/* the row does not match the filter */
+	LLMB_FOUND_UNREADY,			/* a needed column is NULL */
+	LLMB_FOUND_TOO_LONG,		/* the prompt is longer than llm_batch.max_prompt_size */
+	LLMB_FOUND_ERROR			/* it cannot be rendered: see reason */
+} LlmbFound;
+
+/* What is looked for. */
+typedef struct LlmbLook
+{
+	const char *filter;			/* SQL condition, names qualified; NULL none */
+	char	  **needed;			/* columns that must not be NULL */
+	int			needed_count;
+} LlmbLook;
+
+typedef struct LlmbReading
+{
+	const char *key;
+	LlmbFound	found;
+	char	   *prompt;			/* as the row gives it now; only LLMB_FOUND_PROMPT */
+	int64		bytes;			/* of the prompt */
+	char	   *reason;			/* of an error: it may quote the row */
+} LlmbReading;
+
+/*
+ * Looks at rows of the job's source by their keys, as the owner, and renders
+ * their prompts.  False when that cannot be done now: somebody has locked the
+ * table (*obstacle is NULL), or what it needs is gone (and says what).
+ */
+extern bool llmb_look_at_rows(const LlmbJobDef *def, Oid owner, const LlmbLook *look,
+							  LlmbReading *readings, int count, char **obstacle);
 
 #endif							/* LLMB_WRITEBACK_H */

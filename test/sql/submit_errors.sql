@@ -167,8 +167,14 @@ SELECT attempt($$ARRAY['x'], 'mock', deadline => '-1 hour'$$, 'submit_prompts');
 SELECT attempt($$ARRAY['x'], 'mock', deadline => '0'$$, 'submit_prompts');
 
 -- what comes later is refused, not ignored
-SELECT attempt(format('ARRAY[%L], %L, %s', 'x', 'mock', later), 'submit_prompts') FROM (VALUES ('pack => 2'), ('mask_pii => true'), ('atomic => true'),
-	('after => 1')) v(later);
+SELECT attempt(format('ARRAY[%L], %L, %s', 'x', 'mock', later), 'submit_prompts') FROM (VALUES ('pack => 2')) v(later);
+
+-- no job comes after one that is not there: ids point back, so there is no cycle
+SELECT attempt($$ARRAY['x'], 'mock', after => 1$$, 'submit_prompts');
+-- nor has an atomic one more items than one transaction should write
+SET llm_batch.atomic_max_items = 2;
+SELECT attempt($$ARRAY['x', 'y', 'z'], 'mock', atomic => true$$, 'submit_prompts');
+RESET llm_batch.atomic_max_items;
 
 -- the mode, and the budget
 SELECT attempt(format('ARRAY[%L], %L, %s', 'x', 'mock', wrong), 'submit_prompts') FROM (VALUES

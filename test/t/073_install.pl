@@ -242,7 +242,7 @@ is(db('pristine', q{SELECT string_agg(relname, ' ') FROM pg_class WHERE relnames
 		AND NOT COALESCE(reloptions @> '{security_invoker=true,security_barrier=true}', false)}), '',
 	'each view runs as whoever reads it, behind a barrier');
 is(db('pristine', q{SELECT string_agg(relname, ' ' ORDER BY relname) FROM pg_class WHERE relnamespace = 'llm_batch'::regnamespace AND relkind = 'r'
-		AND NOT relrowsecurity AND has_table_privilege('app', oid, 'SELECT')}), 'model', 'each table that all may read has policies, but the one of models');
+		AND NOT relrowsecurity AND has_table_privilege('app', oid, 'SELECT')}), 'model pii_pattern', 'each table that all may read has policies, but those of models and patterns');
 is(db('pristine', q{SELECT string_agg(relname || ' ' || polname, ', ') FROM pg_policy JOIN pg_class c ON c.oid = polrelid
 		WHERE relnamespace = 'llm_batch'::regnamespace AND (polcmd <> 'r' OR NOT polpermissive)}), '', 'which are for reading alone');
 
@@ -361,20 +361,23 @@ __DATA__
 function answer_json(text): PUBLIC EXECUTE
 function apply(bigint): PUBLIC EXECUTE
 function cancel(bigint): PUBLIC EXECUTE
-function estimate(regclass, text, text, text, text, text, bigint, name, text, jsonb, jsonb, text, integer, boolean, boolean, integer, boolean, numeric, interval, bigint, text, jsonb): PUBLIC EXECUTE
+function check_pattern(text): PUBLIC EXECUTE
+function estimate(regclass, text, text, text, text, text, bigint, name, text, jsonb, jsonb, text, integer, boolean, boolean, integer, boolean, numeric, interval, bigint, text, jsonb, text, text): PUBLIC EXECUTE
+function forget(bigint): PUBLIC EXECUTE
 function may_see(name): PUBLIC EXECUTE
 function pause(bigint): PUBLIC EXECUTE
-function preview(regclass, text, text, text, text, text, bigint, name, text, jsonb, jsonb, text, integer, boolean, boolean, integer, boolean, numeric, interval, bigint, text, jsonb, integer): PUBLIC EXECUTE
+function preview(regclass, text, text, text, text, text, bigint, name, text, jsonb, jsonb, text, integer, boolean, boolean, integer, boolean, numeric, interval, bigint, text, jsonb, text, text, integer): PUBLIC EXECUTE
 function price(name, text, bigint, bigint, bigint, bigint, bigint, text, timestamp with time zone): PUBLIC EXECUTE
 function prompt_hash(text, "any"): PUBLIC EXECUTE
 function prompt_text(text, "any"): PUBLIC EXECUTE
+function redact(text): PUBLIC EXECUTE
 function render(text, record): PUBLIC EXECUTE
 function resume(bigint, boolean): PUBLIC EXECUTE
 function retry(bigint, text[]): PUBLIC EXECUTE
 function server_health(): PUBLIC EXECUTE
-function submit(regclass, text, text, text, text, text, bigint, name, text, jsonb, jsonb, text, integer, boolean, boolean, integer, boolean, numeric, interval, bigint, text, jsonb): PUBLIC EXECUTE
-function submit_prompts(text[], text, name, text, jsonb, jsonb, text, integer, boolean, boolean, integer, boolean, numeric, interval, bigint, text, jsonb): PUBLIC EXECUTE
-function submit_query(text, text, name, text, jsonb, jsonb, text, integer, boolean, boolean, integer, boolean, numeric, interval, bigint, text, jsonb): PUBLIC EXECUTE
+function submit(regclass, text, text, text, text, text, bigint, name, text, jsonb, jsonb, text, integer, boolean, boolean, integer, boolean, numeric, interval, bigint, text, jsonb, text, text): PUBLIC EXECUTE
+function submit_prompts(text[], text, name, text, jsonb, jsonb, text, integer, boolean, boolean, integer, boolean, numeric, interval, bigint, text, jsonb, text, text): PUBLIC EXECUTE
+function submit_query(text, text, name, text, jsonb, jsonb, text, integer, boolean, boolean, integer, boolean, numeric, interval, bigint, text, jsonb, text, text): PUBLIC EXECUTE
 function time_left(name, text, integer, integer, timestamp with time zone): PUBLIC EXECUTE
 function validator(text[], oid): 
 function worker_status(): PUBLIC EXECUTE
@@ -387,6 +390,7 @@ sequence event_id_seq:
 sequence job_id_seq: 
 sequence probe_id_seq: 
 server mock: PUBLIC USAGE
+table afterwards: PUBLIC SELECT
 table answer: PUBLIC SELECT
 table batch: PUBLIC SELECT
 table calibration: PUBLIC SELECT
@@ -399,6 +403,9 @@ table job: PUBLIC SELECT
 table job_def: PUBLIC SELECT
 table leftover: PUBLIC SELECT
 table model: PUBLIC SELECT
+table pii_map: PUBLIC SELECT
+table pii_pattern: PUBLIC SELECT
+table preset: PUBLIC SELECT
 table probe: PUBLIC SELECT
 table prompt: PUBLIC SELECT
 table queue: PUBLIC SELECT

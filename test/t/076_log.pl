@@ -192,6 +192,9 @@ foreach my $role (qw(loud hushed))
 		run($role, "$api, a batch", qr/^succeeded$/, "submit($notes, '$LlmBatch::MODEL{$api}', 'summary', server => '$api', mode => 'batch')");
 		run($role, "$api, real time", qr/^succeeded$/, "submit($notes, '$LlmBatch::MODEL{$api}', 'summary', server => '$api', mode => 'realtime')");
 	}
+	# what is masked is found and kept without a word, too
+	silently("INSERT INTO llm_batch.pii_pattern (name, pattern) VALUES ('$role', '$ROW') ON CONFLICT DO NOTHING");
+	run($role, "masked, $_", qr/^succeeded$/, "submit($notes, '$LlmBatch::MODEL', 'summary', server => 'openai', mode => '$_', mask_pii => true)") foreach 'batch', 'realtime';
 	run($role, 'of a query', qr/^succeeded|failed$/, "submit_query('SELECT id AS key, body AS prompt FROM $role.notes', '$LlmBatch::MODEL', server => 'openai', mode => 'batch'$tail{$role})");
 	as($role, "SELECT count(*) FROM llm_batch.preview($notes, '$LlmBatch::MODEL', server => 'openai')");
 	as($role, "SELECT count(*) FROM llm_batch.estimate($notes, '$LlmBatch::MODEL', server => 'openai')");

@@ -389,4 +389,5 @@ measure(void)
 	measure_reading("UTF-8 answer", typical_line("\xE6\x97\xA5\xE6\x9C\xAC\xE8\xAA\x9E"));
 	measure_writing();
 	measure_mock();
+	measure_pii();
 }

@@ -187,6 +187,7 @@ main(int argc, char **argv)
 	test_cadence();
 	test_breaker();
 	test_token();
+		test_pii();
 		test_openai();
 		test_openai_endpoints();
 		test_recorded();

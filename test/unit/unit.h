@@ -49,6 +49,7 @@ extern void test_pace(void);
 extern void test_cadence(void);
 extern void test_breaker(void);
 extern void test_token(void);
+extern void test_pii(void);
 extern void test_openai(void);
 extern void test_openai_endpoints(void);
 extern void test_recorded(void);
@@ -58,5 +59,6 @@ extern void test_mock(void);
 extern void test_errors(void);
 extern void test_mutations(int rounds);
 extern void measure(void);
+extern void measure_pii(void);
 
 #endif							/* LLMB_UNIT_H */

@@ -1,0 +1,672 @@
+/*-------------------------------------------------------------------------
+ *
+ * gather.c
+ *		From changed rows to jobs.
+ *
+ * llm_batch.inbox says which rows of a table may have changed, by key.  When
+ * enough are there, or the oldest has waited long enough, the worker takes
+ * them out, looks at each row as it is now, and makes one job of those that
+ * are to be answered.  From there on it is a job like any other.
+ *
+ * What was put in and what a row is are two things: a row that has changed
+ * five times is one prompt, one that was changed and changed back is none,
+ * one that is gone ends its item if that was not sent yet.  All of it is one
+ * transaction, so a key is in the inbox or has been dealt with.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "llm_batch.h"
+
+#include "access/transam.h"
+#include "catalog/namespace.h"
+#include "miscadmin.h"
+#include "storage/ipc.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "common/hashfn.h"
+#include "utils/fmgrprotos.h"
+#include "utils/hsearch.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#include "as_owner.h"
+#include "compat.h"
+#include "fill.h"
+#include "gather.h"
+#include "model.h"
+#include "options.h"
+#include "shmem.h"
+#include "source.h"
+#include "sql.h"
+#include "store_task.h"
+#include "task.h"
+#include "turn.h"
+#include "writeback.h"
+
+/* Rows that are looked at with one query. */
+#define LOOK_ROWS		500
+/* A job's prompts; what is beyond waits for the next. */
+#define MOST_BYTES		(INT64CONST(64) * 1024 * 1024)
+/* After a look, the next is so much later at least, however many commits there are. */
+#define LOOK_EVERY_MS	200
+/* A table that is locked, or a step that failed, is looked at again after so long. */
+#define AGAIN_MS		2000
+
+static bool look_pending = true;
+static bool clean_pending = true;
+static bool waiting = false;
+static TimestampTz next_look = 0;	/* when something falls due */
+static TimestampTz last_look = 0;
+/* Sessions rely on a look at that time, and do not call us before. */
+static TimestampTz promised = 0;
+
+/* ---- ids that are gone for good ---- */
+
+/*
+ * Where many keys were taken out and some old snapshot keeps the dead rows,
+ * a look would pass by all of them, each time.  So ids are remembered up to
+ * which nothing can be found any more: who draws an id has a transaction id
+ * already (llmb_inbox_put), so once all transactions have ended that had one
+ * when the sequence stood at "mark", what they put in up to there is visible
+ * or will never be; and if a look finds nothing up to there, it is taken.
+ */
+static int64 proven = 0;
+static int64 mark = 0;
+static TransactionId mark_xid = InvalidTransactionId;
+
+static void
+move_proof(const List *inboxes)
+{
+	Snapshot	snapshot = GetActiveSnapshot();
+
+	if (TransactionIdIsValid(mark_xid) && TransactionIdFollowsOrEquals(snapshot->xmin, mark_xid) && inboxes == NIL)
+		proven = Max(proven, mark);
+	else if (TransactionIdIsValid(mark_xid) && TransactionIdPrecedes(snapshot->xmin, mark_xid))
+		return;
+	mark = llmb_store_last_change_id();
+	mark_xid = ReadNextTransactionId();
+}
+
+/* ---- what is to be done ---- */
+
+void
+llmb_gather_look(void)
+{
+	look_pending = clean_pending = true;
+}
+
+bool
+llmb_gather_busy(void)
+{
+	return waiting;
+}
+
+TimestampTz
+llmb_gather_next(void)
+{
+	TimestampTz next = next_look;
+
+	if (look_pending)
+	{
+		TimestampTz asked = TimestampTzPlusMilliseconds(last_look, LOOK_EVERY_MS);
+
+		next = next == 0 ? asked : Min(asked, next);
+	}
+	if (promised > last_look)
+		next = next == 0 ? promised : Min(promised, next);
+	return next;
+}
+
+void
+llmb_gather_failed(TimestampTz now)
+{
+	next_look = TimestampTzPlusMilliseconds(now, AGAIN_MS);
+	look_pending = false;
+	last_look = now;
+}
+
+/* ---- one gathering ---- */
+
+/* A key, and what is to become of it. */
+typedef struct Key
+{
+	const char *text;			/* the hash key */
+	bool		again;			/* answered or not */
+	bool		seen;			/* in the list already */
+} Key;
+
+typedef struct Gathering
+{
+	LlmbTask   *task;
+	LlmbAttachment *attachment;
+	Oid			owner;
+	LlmbAsk		ask;			/* of the job that is being made */
+	LlmbFill	fill;
+	LlmbLook	look;
+	LlmbItems  *items;
+	int64		job;			/* 0: nothing is to be asked so far */
+	int			good;			/* items that are to be sent */
+	List	   *bad;			/* of Refused: they get the ordinals behind them */
+	int64		bytes;
+	LlmbTaskItem *newest;		/* of the rows that are asked about, in memory of the turn */
+	int			newest_count;
+	int			newest_space;
+} Gathering;
+
+typedef struct Refused
+{
+	char	   *key;
+	int64		hash;
+	LlmbCode	code;
+	char	   *error;
+} Refused;
+
+/* Columns of the prompt that other tasks write. */
+static void
+find_needed(Gathering *g)
+{
+	LlmbTemplate *template = llmb_template_parse(g->attachment->prompt);
+	List	   *others = llmb_store_attachments(0, g->attachment->source_schema, g->attachment->source_table);
+	ListCell   *lc;
+
+	g->look.filter = g->task->filter;
+	g->look.needed = palloc(sizeof(char *) * Max(template->column_count, 1));
+	for (int i = 0; i < template->column_count; i++)
+	{
+		bool		written = false;
+
+		foreach(lc, others)
+		{
+			LlmbAttachment *other = lfirst(lc);
+
+			for (int j = 0; other->id != g->attachment->id && j < other->target_count; j++)
+				written |= strcmp(other->targets[j], template->columns[i]) == 0;
+		}
+		if (written)
+			g->look.needed[g->look.needed_count++] = template->columns[i];
+	}
+}
+
+/* What each of the task's jobs is; false, with *reason, when there can be none. */
+static bool
+begin_gathering(Gathering *g, const LlmbInbox *inbox, char **reason)
+{
+	LlmbNewJob *job = &g->ask.job;
+	LlmbTask   *task = g->task = llmb_store_task(NULL, inbox->task);
+	LlmbAttachment *a = g->attachment = llmb_store_attachment(inbox->attachment);
+
+	*reason = NULL;
+	if (task == NULL || a == NULL)
+		return false;
+	g->owner = get_role_oid(task->owner, true);
+	g->ask.server = llmb_server_by_name(task->server);
+	if (!OidIsValid(g->owner))
+		*reason = psprintf("role \"%s\", which owns the task, does not exist any more", task->owner);
+	else if (g->ask.server == NULL)
+		*reason = psprintf("server \"%s\" does not exist any more", task->server);
+	if (*reason)
+		return false;
+	g->ask.model = llmb_model(g->ask.server, task->model);
+	job->server = task->server;
+	job->model = task->model;
+	job->mode = task->mode;
+	job->labels = task->labels;
+	job->priority = task->priority;
+	job->max_cost = task->max_cost;
+	if (task->deadline)
+		job->deadline = DatumGetTimestampTz(DirectFunctionCall2(timestamptz_pl_interval, TimestampTzGetDatum(GetCurrentTimestamp()),
+																DirectFunctionCall3(interval_in, CStringGetDatum(task->deadline),
+																					ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1))));
+	job->task = task->name;
+	job->attachment = a->id;
+	job->prompt_version = task->version;
+	job->def.source_schema = a->source_schema;
+	job->def.source_table = a->source_table;
+	job->def.key_columns = a->keys;
+	job->def.key_count = a->key_count;
+	job->def.target_columns = a->targets;
+	job->def.target_count = a->target_count;
+	job->def.prompt = a->prompt;
+	job->def.schema = a->schema;
+	job->def.targets_hash = a->targets_hash;
+	job->def.system = task->system;
+	job->def.params = task->params;
+	job->def.time_zone = task->time_zone;
+	job->def.mask_pii = task->mask_pii;
+	job->def.on_success = task->on_success;
+	job->def.on_error = task->on_error;
+	job->def.row_limit = -1;
+	llmb_fill_begin(&g->fill, &g->ask, NULL, NULL, NULL);
+	find_needed(g);
+	return true;
+}
+
+/* ---- keys ---- */
+
+/* A table of keys that says which were seen; texts are compared as they are. */
+static uint32
+key_hash(const void *key, Size size)
+{
+	const char *text = *(const char *const *) key;
+
+	(void) size;
+	return DatumGetUInt32(hash_any((const unsigned char *) text, strlen(text)));
+}
+
+static int
+key_match(const void *a, const void *b, Size size)
+{
+	(void) size;
+	return strcmp(*(const char *const *) a, *(const char *const *) b);
+}
+
+static HTAB *
+new_key_table(int count)
+{
+	HASHCTL		control = {.keysize = sizeof(char *), .entrysize = sizeof(Key), .hash = key_hash, .match = key_match,
+	.hcxt = CurrentMemoryContext};
+
+	return hash_create("llm_batch changed rows", Max(count, 16), &control, HASH_ELEM | HASH_FUNCTION | HASH_COMPARE | HASH_CONTEXT);
+}
+
+/* Each key once, in the order in which it first came. */
+static void
+add_key(HTAB *table, const char *text, bool again, Key **keys, int *count)
+{
+	bool		found;
+	Key		   *key = hash_search(table, &text, HASH_ENTER, &found);
+
+	if (!found)
+	{
+		key->text = text;
+		key->again = false;
+		keys[(*count)++] = key;
+	}
+	key->again |= again;
+}
+
+/*
+ * What is to be looked at after these changes.  A table that was emptied in
+ * between has only what came later.
+ */
+static Key **
+keys_of(Gathering *g, LlmbChange *changes, int change_count, int *count)
+{
+	int			first = 0;
+	int			unsent_count = 0;
+	char	  **unsent = NULL;
+	HTAB	   *table = new_key_table(change_count);
+	Key		  **keys;
+
+	for (int i = 0; i < change_count; i++)
+	{
+		if (changes[i].kind == LLMB_TABLE_EMPTIED)
+		{
+			llmb_store_empty_task_items(g->attachment->id);
+			first = i + 1;
+		}
+		else if (changes[i].kind == LLMB_PART_EMPTIED && unsent == NULL)
+			unsent = llmb_store_unsent_keys(g->attachment->id, &unsent_count);
+		else if (changes[i].kind == LLMB_ROWS_LOST)
+			llmb_store_gathering_reason(g->attachment->id, "the key column was not there when rows changed: run() looks for what was missed");
+	}
+	keys = palloc(sizeof(Key *) * Max(change_count + unsent_count, 1));
+	*count = 0;
+	for (int i = first; i < change_count; i++)
+	{
+		if (changes[i].key)
+			add_key(table, changes[i].key, changes[i].kind == LLMB_ROW_AGAIN, keys, count);
+	}
+	for (int i = 0; i < unsent_count; i++)
+		add_key(table, unsent[i], false, keys, count);
+	return keys;
+}
+
+/* ---- rows ---- */
+
+static void
+add_newest(Gathering *g, const char *key, int64 hash, int ordinal)
+{
+	LlmbTaskItem *item;
+
+	if (g->newest_count == g->newest_space)
+	{
+		g->newest_space = Max(g->newest_space * 2, 256);
+		g->newest = g->newest ? repalloc_huge(g->newest, sizeof(LlmbTaskItem) * g->newest_space) :
+			palloc(sizeof(LlmbTaskItem) * g->newest_space);
+	}
+	item = &g->newest[g->newest_count++];
+	memset(item, 0, sizeof(LlmbTaskItem));
+	item->key = pstrdup(key);
+	item->hash = hash;
+	item->job = g->job;
+	item->ordinal = ordinal;
+	item->version = g->task->version;
+}
+
+static void
+open_job(Gathering *g)
+{
+	if (g->job != 0)
+		return;
+	g->job = llmb_store_new_job(&g->ask.job, g->task->owner);
+	g->items = llmb_items_begin(g->job);
+}
+
+/* A row that cannot be asked about becomes an item that failed: it is seen, and costs nothing. */
+static void
+add_refused(Gathering *g, const char *key, int64 hash, LlmbCode code, const char *error)
+{
+	Refused    *refused = palloc(sizeof(Refused));
+
+	open_job(g);
+	refused->key = pstrdup(key);
+	refused->hash = hash;
+	refused->code = code;
+	refused->error = pstrdup(error);
+	g->bad = lappend(g->bad, refused);
+}
+
+static void
+ask_row(Gathering *g, const LlmbReading *reading)
+{
+	LlmbLine	line = {.key = unconstify(char *, reading->key), .prompt = reading->prompt, .len = strlen(reading->prompt)};
+	LlmbRefusal refusal;
+
+	if (!llmb_line_fits(&g->fill, &line, &refusal))
+	{
+		add_refused(g, reading->key, llmb_text_hash(line.prompt, line.len), refusal.code,
+					refusal.detail ? psprintf("%s: %s", refusal.message, refusal.detail) : refusal.message);
+		return;
+	}
+	open_job(g);
+	llmb_items_put(g->items, ++g->good, &line);
+	g->bytes += line.len;
+	add_newest(g, line.key, llmb_text_hash(line.prompt, line.len), g->good);
+}
+
+/* Is the row's newest item about just this text? */
+static bool
+is_asked(const Gathering *g, const LlmbTaskItem *item, const LlmbReading *reading)
+{
+	return item->job != 0 && !item->failed && item->version == g->task->version &&
+		item->hash == llmb_text_hash(reading->prompt, strlen(reading->prompt));
+}
+
+static void
+look_at(Gathering *g, Key **keys, int count, LlmbReading *readings)
+{
+	LlmbTaskItem *items = palloc0(sizeof(LlmbTaskItem) * count);
+	LlmbTaskItem *gone = palloc(sizeof(LlmbTaskItem) * count);
+	LlmbTaskItem *old = palloc(sizeof(LlmbTaskItem) * count);
+	int			gone_count = 0;
+	int			old_count = 0;
+
+	for (int i = 0; i < count; i++)
+		items[i].key = unconstify(char *, keys[i]->text);
+	llmb_store_task_items(g->attachment->id, items, count);
+	for (int i = 0; i < count; i++)
+	{
+		const LlmbReading *reading = &readings[i];
+
+		switch (reading->found)
+		{
+			case LLMB_FOUND_NOTHING:
+			case LLMB_FOUND_OTHER:
+				if (items[i].job != 0)
+					gone[gone_count++] = items[i];
+				continue;
+			case LLMB_FOUND_UNREADY:
+				/* it comes again when the other task has written */
+				break;
+			case LLMB_FOUND_PROMPT:
+				if (!keys[i]->again && is_asked(g, &items[i], reading))
+					continue;
+				ask_row(g, reading);
+				break;
+			case LLMB_FOUND_TOO_LONG:
+				add_refused(g, reading->key, 0, LLMB_TOO_LARGE,
+							psprintf("the prompt is too long: " INT64_FORMAT " bytes, llm_batch.max_prompt_size is %d kB", reading->bytes, llmb_max_prompt_kb));
+				break;
+			case LLMB_FOUND_ERROR:
+				add_refused(g, reading->key, 0, LLMB_INVALID_REQUEST, reading->reason);
+				break;
+		}
+		if (items[i].job != 0)
+			old[old_count++] = items[i];
+	}
+	(void) llmb_store_withdraw(old, old_count, LLMB_STALE);
+	(void) llmb_store_withdraw(gone, gone_count, LLMB_CANCELLED_ITEM);
+	llmb_store_drop_task_items(g->attachment->id, gone, gone_count);
+}
+
+/* False when the table cannot be looked at now; *obstacle: for other reasons than a lock. */
+static bool
+look_at_all(Gathering *g, Key **keys, int count, char **obstacle)
+{
+	MemoryContext part = AllocSetContextCreate(CurrentMemoryContext, "llm_batch rows", ALLOCSET_DEFAULT_SIZES);
+
+	for (int from = 0; from < count; from += LOOK_ROWS)
+	{
+		int			n = Min(LOOK_ROWS, count - from);
+		MemoryContext old = MemoryContextSwitchTo(part);
+		LlmbReading *readings = palloc0(sizeof(LlmbReading) * n);
+		bool		looked;
+
+		CHECK_FOR_INTERRUPTS();
+		for (int i = 0; i < n; i++)
+			readings[i].key = keys[from + i]->text;
+		looked = llmb_look_at_rows(&g->ask.job.def, g->owner, &g->look, readings, n, obstacle);
+		MemoryContextSwitchTo(old);
+		if (!looked)
+			return false;
+		look_at(g, keys + from, n, readings);
+		MemoryContextReset(part);
+	}
+	return true;
+}
+
+/* ---- the job ---- */
+
+static void
+put_refused(Gathering *g)
+{
+	LlmbResult *results = palloc0(sizeof(LlmbResult) * Max(list_length(g->bad), 1));
+	int			n = 0;
+	ListCell   *lc;
+
+	foreach(lc, g->bad)
+	{
+		Refused    *refused = lfirst(lc);
+		LlmbLine	line = {.key = refused->key};
+		LlmbResult *result = &results[n++];
+
+		llmb_items_put(g->items, g->good + n, &line);
+		result->ordinal = g->good + n;
+		result->attempt = 1;
+		result->state = "failed";
+		result->code = refused->code;
+		result->error = refused->error;
+		result->input_tokens = result->output_tokens = result->cached_tokens = -1;
+		result->cache_write_tokens = result->long_write_tokens = result->reasoning_tokens = -1;
+		add_newest(g, refused->key, refused->hash, result->ordinal);
+	}
+	llmb_store_put_results(g->job, results, n);
+}
+
+static void
+close_job(Gathering *g)
+{
+	int			bad = list_length(g->bad);
+
+	if (g->job == 0)
+		return;
+	if (bad > 0)
+		put_refused(g);
+	llmb_items_end(g->items);
+	llmb_store_set_task_items(g->attachment->id, g->newest, g->newest_count);
+	llmb_store_job_filled(g->job, g->good + bad);
+	if (bad > 0)
+	{
+		LlmbDelta	delta = {.queued = -bad, .failed = bad};
+
+		llmb_store_count(g->job, &delta);
+		llmb_store_event(g->job, 0, "refused", "rows whose prompt cannot be sent: %d", bad);
+	}
+	if (g->good == 0)
+		(void) llmb_store_finish_job(g->job);
+}
+
+/* ---- code that cannot be cancelled ---- */
+
+static int64 looked_at = 0;		/* whose filter or casts may be running */
+
+/* This process ends for it: its successor leaves that attachment alone, until somebody changes the task. */
+static void
+bar_attachment(int code, Datum arg)
+{
+	int64		attachment = looked_at;
+
+	(void) code;
+	(void) arg;
+	if (attachment == 0 || !llmb_code_cannot_be_cancelled())
+		return;
+	looked_at = 0;
+	llmb_turn_abort();
+	llmb_turn_begin("giving up on a task's filter");
+	llmb_store_bar_gathering(attachment, "its filter, or code of the prompt's columns, could not be cancelled: mend it, then alter_task(enabled => true)");
+	llmb_turn_commit();
+	llmb_turn_hand_over();
+}
+
+static bool
+look_guarded(Gathering *g, Key **keys, int count, char **obstacle)
+{
+	static bool registered = false;
+	bool		looked;
+
+	if (!registered)
+		before_shmem_exit(bar_attachment, (Datum) 0);
+	registered = true;
+	looked_at = g->attachment->id;
+	looked = look_at_all(g, keys, count, obstacle);
+	looked_at = 0;
+	return looked;
+}
+
+/*
+ * In a turn: makes a job of what is due.  Returns false when the turn must
+ * not be committed, for the table is locked or what the task needs is gone.
+ */
+static bool
+gather(const LlmbInbox *inbox, bool *new_job, char **obstacle)
+{
+	Gathering	g = {0};
+	LlmbChange *changes;
+	Key		  **keys;
+	int			change_count;
+	int			count;
+
+	if (!begin_gathering(&g, inbox, obstacle))
+		return false;
+	changes = llmb_store_take_changes(inbox->attachment, proven, g.task->max_items, &change_count);
+	keys = keys_of(&g, changes, change_count, &count);
+	if (!look_guarded(&g, keys, count, obstacle))
+		return false;
+	close_job(&g);
+	llmb_store_gathered(inbox->attachment, change_count, g.job != 0);
+	*new_job = g.job != 0;
+	return true;
+}
+
+/* ---- steps ---- */
+
+static void
+note_obstacle(const LlmbInbox *inbox, const char *obstacle)
+{
+	llmb_turn_begin("noting why rows are not gathered");
+	llmb_store_gathering_reason(inbox->attachment, obstacle);
+	llmb_turn_commit();
+}
+
+/* The first that is due; sets when the next is. */
+static LlmbInbox *
+due_inbox(List *inboxes, TimestampTz now)
+{
+	ListCell   *lc;
+
+	next_look = 0;
+	waiting = false;
+	foreach(lc, inboxes)
+	{
+		LlmbInbox  *inbox = lfirst(lc);
+
+		if (inbox->held)
+			continue;
+		waiting = true;
+		if (inbox->full || inbox->due <= now)
+			return inbox;
+		next_look = next_look == 0 ? inbox->due : Min(next_look, inbox->due);
+	}
+	return NULL;
+}
+
+/*
+ * While rows keep coming we look again by ourselves, and whoever commits some
+ * until then need not call us.
+ */
+static void
+promise_look(TimestampTz now)
+{
+	static int64 last_id = 0;
+	int64		id = llmb_store_last_change_id();
+
+	if (id == last_id)
+		return;
+	last_id = id;
+	promised = TimestampTzPlusMilliseconds(now, LOOK_EVERY_MS);
+	llmb_worker_looks_at(promised);
+}
+
+static LlmbInbox *
+look_at_inboxes(TimestampTz now, bool may_clean)
+{
+	List	   *inboxes;
+
+	look_pending = false;
+	last_look = now;
+	llmb_turn_begin("looking for changed rows");
+	if (clean_pending && may_clean)
+		look_pending = clean_pending = llmb_store_clean_attachments();
+	inboxes = llmb_store_inboxes(proven);
+	move_proof(inboxes);
+	promise_look(now);
+	llmb_turn_commit();
+	return due_inbox(inboxes, now);
+}
+
+bool
+llmb_gather_step(TimestampTz now, bool may_clean)
+{
+	LlmbInbox  *inbox = look_at_inboxes(now, may_clean);
+	MemoryContext before = CurrentMemoryContext;
+	char	   *obstacle = NULL;
+	bool		new_job = false;
+
+	if (inbox == NULL)
+		return false;
+	llmb_turn_begin("gathering changed rows");
+	if (gather(inbox, &new_job, &obstacle))
+	{
+		llmb_turn_commit();
+		look_pending = true;
+		return new_job;
+	}
+	llmb_turn_abort();
+	MemoryContextSwitchTo(before);
+	if (obstacle)
+		note_obstacle(inbox, obstacle);
+	llmb_gather_failed(now);
+	return false;
+}

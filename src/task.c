@@ -1,0 +1,727 @@
+/*-------------------------------------------------------------------------
+ *
+ * task.c
+ *		create_task, alter_task, drop_task, attach, detach and run.
+ *
+ * A task says what is asked of a row, an attachment of which table.  Both are
+ * checked when they are made, as the task's owner, whose jobs they become;
+ * the worker finds out at use what has changed since.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "llm_batch.h"
+
+#include "access/relation.h"
+#include "access/table.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_inherits.h"
+#include "commands/trigger.h"
+#include "funcapi.h"
+#include "miscadmin.h"
+#include "pgtime.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+#include "utils/timestamp.h"
+
+#include "compat.h"
+#include "ddl.h"
+#include "enqueue.h"
+#include "fill.h"
+#include "preset.h"
+#include "schema.h"
+#include "shmem.h"
+#include "source.h"
+#include "sql.h"
+#include "task.h"
+#include "view.h"
+#include "watch.h"
+
+PG_FUNCTION_INFO_V1(llmb_create_task);
+PG_FUNCTION_INFO_V1(llmb_alter_task);
+PG_FUNCTION_INFO_V1(llmb_drop_task);
+PG_FUNCTION_INFO_V1(llmb_attach);
+PG_FUNCTION_INFO_V1(llmb_detach);
+PG_FUNCTION_INFO_V1(llmb_run);
+
+#define MAX_NAME_BYTES	256
+
+/* Arguments of create_task and alter_task. */
+enum
+{
+	ARG_NAME, ARG_PROMPT, ARG_PRESET, ARG_MODEL, ARG_TARGET, ARG_KEY, ARG_FILTER, ARG_SERVER, ARG_SYSTEM,
+	ARG_PARAMS, ARG_SCHEMA, ARG_MODE, ARG_PRIORITY, ARG_CACHE, ARG_PACK, ARG_MASK_PII, ARG_MAX_COST, ARG_DEADLINE,
+	ARG_LABELS, ARG_MAX_WAIT, ARG_MAX_ITEMS, ARG_ON_SUCCESS, ARG_ON_ERROR, ARG_ENABLED
+};
+
+/* ---- whose it is ---- */
+
+static Oid
+task_owner(const LlmbTask *task)
+{
+	return get_role_oid(task->owner, true);
+}
+
+LlmbTask *
+llmb_own_task(const char *name)
+{
+	LlmbTask   *task = llmb_store_task(name, 0);
+	Oid			owner = task ? task_owner(task) : InvalidOid;
+
+	if (task && (superuser() || (OidIsValid(owner) && has_privs_of_role(GetUserId(), owner))))
+		return task;
+	ereport(ERROR,
+			(errcode(ERRCODE_UNDEFINED_OBJECT),
+			 errmsg("task \"%s\" does not exist", name),
+			 errhint("SELECT task FROM llm_batch.tasks; shows your tasks.")));
+	return NULL;
+}
+
+static LlmbTask *
+task_arg(FunctionCallInfo fcinfo, const char *function)
+{
+	char	   *name = llmb_text_arg(fcinfo, 0);
+
+	llmb_check_given(name, "task");
+	llmb_require_writable(function);
+	return llmb_own_task(name);
+}
+
+typedef struct Identity
+{
+	Oid			user;
+	int			security;
+} Identity;
+
+/* What is checked is what the owner may do, whoever asks. */
+static void
+become_owner(const LlmbTask *task, Identity *was)
+{
+	Oid			owner = task_owner(task);
+
+	if (!OidIsValid(owner))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("role \"%s\", which owns task \"%s\", does not exist", task->owner, task->name),
+				 errhint("Create the role, or drop the task.")));
+	GetUserIdAndSecContext(&was->user, &was->security);
+	SetUserIdAndSecContext(owner, was->security | SECURITY_LOCAL_USERID_CHANGE);
+}
+
+static void
+become_self(const Identity *was)
+{
+	SetUserIdAndSecContext(was->user, was->security);
+}
+
+/* ---- arguments ---- */
+
+/* NULL leaves a member as it is, and '' takes it away. */
+static void
+take_text(FunctionCallInfo fcinfo, int n, char **member)
+{
+	if (PG_ARGISNULL(n))
+		return;
+	*member = llmb_text_arg(fcinfo, n);
+	if ((*member)[0] == '\0')
+		*member = NULL;
+}
+
+static void
+take_object(FunctionCallInfo fcinfo, int n, const char *name, char **member)
+{
+	if (!PG_ARGISNULL(n))
+		*member = llmb_object_arg(fcinfo, n, name, NULL);
+}
+
+static void
+take_interval(FunctionCallInfo fcinfo, int n, char **member)
+{
+	if (!PG_ARGISNULL(n))
+		*member = DatumGetCString(DirectFunctionCall1(interval_out, PG_GETARG_DATUM(n)));
+}
+
+/* What a preset brings stands back behind what is given here, and behind what was given before. */
+static void
+take_preset(FunctionCallInfo fcinfo, LlmbTask *task)
+{
+	LlmbPreset	preset;
+
+	if (PG_ARGISNULL(ARG_PRESET))
+		return;
+	task->preset = llmb_text_arg(fcinfo, ARG_PRESET);
+	llmb_preset(task->preset, &preset);
+	task->prompt = preset.prompt;
+	task->system = preset.system;
+	task->params = preset.params;
+	task->schema = preset.schema;
+}
+
+static void
+take_arguments(FunctionCallInfo fcinfo, LlmbTask *task)
+{
+	take_preset(fcinfo, task);
+	take_text(fcinfo, ARG_PROMPT, &task->prompt);
+	take_text(fcinfo, ARG_MODEL, &task->model);
+	take_text(fcinfo, ARG_TARGET, &task->target);
+	take_text(fcinfo, ARG_KEY, &task->key);
+	take_text(fcinfo, ARG_FILTER, &task->filter);
+	if (!PG_ARGISNULL(ARG_SERVER))
+		task->server = pstrdup(NameStr(*PG_GETARG_NAME(ARG_SERVER)));
+	take_text(fcinfo, ARG_SYSTEM, &task->system);
+	take_object(fcinfo, ARG_PARAMS, "params", &task->params);
+	take_object(fcinfo, ARG_SCHEMA, "schema", &task->schema);
+	take_text(fcinfo, ARG_MODE, &task->mode);
+	if (!PG_ARGISNULL(ARG_PRIORITY))
+		task->priority = PG_GETARG_INT32(ARG_PRIORITY);
+	if (!PG_ARGISNULL(ARG_MASK_PII))
+		task->mask_pii = PG_GETARG_BOOL(ARG_MASK_PII);
+	if (!PG_ARGISNULL(ARG_MAX_COST))
+		task->max_cost = DatumGetCString(DirectFunctionCall1(numeric_out, PG_GETARG_DATUM(ARG_MAX_COST)));
+	take_interval(fcinfo, ARG_DEADLINE, &task->deadline);
+	take_object(fcinfo, ARG_LABELS, "labels", &task->labels);
+	take_interval(fcinfo, ARG_MAX_WAIT, &task->max_wait);
+	if (!PG_ARGISNULL(ARG_MAX_ITEMS))
+		task->max_items = PG_GETARG_INT32(ARG_MAX_ITEMS);
+	take_text(fcinfo, ARG_ON_SUCCESS, &task->on_success);
+	take_text(fcinfo, ARG_ON_ERROR, &task->on_error);
+	/* the table is the schema, unless somebody says otherwise */
+	if (!PG_ARGISNULL(ARG_PRESET) && PG_ARGISNULL(ARG_SCHEMA) && task->target)
+		task->schema = NULL;
+}
+
+/* ---- checks ---- */
+
+static void
+check_own_arguments(const LlmbTask *task)
+{
+	if (task->max_items < 1 || task->max_items > 50000)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("max_items must lie between 1 and 50000"),
+				 errhint("So many changed rows travel at once, even if they are young.")));
+	if (task->filter)
+		llmb_check_condition(task->filter);
+	(void) llmb_template_parse(task->prompt);
+	/* without a schema the columns that it is attached to may have the list */
+	if (task->schema || task->target == NULL)
+		llmb_preset_check(task->preset, task->schema);
+}
+
+/* As the task's owner.  Raises for what could not be sent. */
+static LlmbAsk *
+ask_of_task(FunctionCallInfo fcinfo, const LlmbTask *task)
+{
+	LlmbArguments arguments = {0};
+
+	arguments.model = task->model;
+	arguments.server = task->server;
+	arguments.system = task->system;
+	arguments.params = task->params;
+	arguments.schema = task->schema;
+	arguments.mode = task->mode;
+	arguments.priority = task->priority;
+	arguments.pack = fcinfo == NULL || PG_ARGISNULL(ARG_PACK) ? 1 : PG_GETARG_INT32(ARG_PACK);
+	arguments.mask_pii = task->mask_pii;
+	arguments.max_cost = task->max_cost;
+	if (task->deadline)
+		arguments.deadline = DatumGetIntervalP(DirectFunctionCall3(interval_in, CStringGetDatum(task->deadline),
+																   ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1)));
+	arguments.labels = task->labels;
+	arguments.on_success = task->on_success;
+	arguments.on_error = task->on_error;
+	return llmb_ask(&arguments);
+}
+
+/* The prompt must not read what the answer changes. */
+static void
+check_generated(Relation rel, const LlmbSource *source)
+{
+	const char *missing;
+	Bitmapset  *targets = llmb_column_numbers(rel, source->targets, source->target_count, &missing);
+
+	for (int i = 0; i < source->template->column_count; i++)
+	{
+		const char *column = source->template->columns[i];
+
+		if (llmb_generated_from(rel, get_attnum(RelationGetRelid(rel), column), targets))
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("the prompt reads its own target"),
+					 errdetail("Column \"%s\" is generated from a target column.", column),
+					 errhint("Leave {{%s}} out of the prompt, or write the answer to another column.", column)));
+	}
+}
+
+static bool
+reads_any(const char *prompt, char **columns, int count)
+{
+	LlmbTemplate *template = llmb_template_parse(prompt);
+
+	for (int i = 0; i < template->column_count; i++)
+	{
+		for (int j = 0; j < count; j++)
+		{
+			if (strcmp(template->columns[i], columns[j]) == 0)
+				return true;
+		}
+	}
+	return false;
+}
+
+/* Does what "from" writes lead, from prompt to target, to what "to" reads? */
+static bool
+leads_to(const LlmbAttachment *from, const LlmbAttachment *to, List *all, List *passed)
+{
+	ListCell   *lc;
+
+	if (reads_any(to->prompt, from->targets, from->target_count))
+		return true;
+	foreach(lc, all)
+	{
+		LlmbAttachment *next = lfirst(lc);
+
+		if (next->id != to->id && !list_member_ptr(passed, next) &&
+			reads_any(next->prompt, from->targets, from->target_count) &&
+			leads_to(next, to, all, lappend(list_copy(passed), next)))
+			return true;
+	}
+	return false;
+}
+
+/* Tasks that would answer each other for ever. */
+static void
+check_cycle(const LlmbTask *task, const LlmbAttachment *attachment)
+{
+	List	   *others = llmb_store_attachments(0, attachment->source_schema, attachment->source_table);
+	List	   *all = NIL;
+	ListCell   *lc;
+
+	foreach(lc, others)
+	{
+		if (((LlmbAttachment *) lfirst(lc))->id != attachment->id)
+			all = lappend(all, lfirst(lc));
+	}
+	if (leads_to(attachment, attachment, all, NIL))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("tasks on \"%s\" would read each other's targets in a circle", attachment->source_table),
+				 errdetail("What task \"%s\" writes is read by a task whose target leads back to its prompt.", task->name),
+				 errhint("Write to another column, or leave that column out of the prompt.")));
+}
+
+/* ---- attaching ---- */
+
+/* The table was attached under another name: its triggers say so.  0: it was not. */
+static int64
+renamed_attachment(const LlmbTask *task, Relation rel)
+{
+	for (int i = 0; rel->trigdesc && i < rel->trigdesc->numtriggers; i++)
+	{
+		const char *name = rel->trigdesc->triggers[i].tgname;
+		LlmbAttachment *a;
+
+		if (strncmp(name, LLMB_TRIGGER_PREFIX, strlen(LLMB_TRIGGER_PREFIX)) != 0)
+			continue;
+		a = llmb_store_attachment(strtoll(name + strlen(LLMB_TRIGGER_PREFIX), NULL, 10));
+		if (a && a->task == task->id && !rel->rd_rel->relispartition)
+			return a->id;
+	}
+	return 0;
+}
+
+/*
+ * Resolves the table for the task, as the task's owner, and stores the
+ * attachment.  fcinfo: for arguments that are not kept; NULL outside of them.
+ */
+static LlmbAttachment *
+attach_table(const LlmbTask *task, Oid relid, bool row_level)
+{
+	LlmbAttachment *a = palloc0(sizeof(LlmbAttachment));
+	Identity	was;
+	LlmbAsk    *ask;
+	LlmbSource *source;
+	Relation	rel;
+	bool		whole;
+
+	become_owner(task, &was);
+	ask = ask_of_task(NULL, task);
+	source = llmb_source_resolve(relid, task->prompt, task->key, task->target);
+	a->task = task->id;
+	a->source_schema = source->schema;
+	a->source_table = source->table;
+	a->keys = source->keys;
+	a->key_count = source->key_count;
+	a->targets = source->targets;
+	a->target_count = source->target_count;
+	a->prompt = source->prompt;
+	a->row_level = row_level;
+	a->schema = llmb_target_schema(source, task->schema, llmb_is_embedding(ask->server, ask->model));
+	llmb_preset_check(task->preset, a->schema);
+	a->targets_hash = llmb_targets_hash(relid, source->targets, source->target_count);
+	rel = table_open(relid, AccessShareLock);
+	check_generated(rel, source);
+	if (task->filter)
+		(void) llmb_condition_columns(rel, task->filter, &whole);
+	a->id = llmb_store_find_attachment(task->id, a->source_schema, a->source_table);
+	if (a->id == 0)
+		a->id = renamed_attachment(task, rel);
+	table_close(rel, NoLock);
+	check_cycle(task, a);
+	become_self(&was);
+	llmb_store_attach(a);
+	return a;
+}
+
+int64
+llmb_task_attach_by_trigger(const LlmbTask *task, Relation rel)
+{
+	Oid			owner = task_owner(task);
+
+	/* who owns the table may run code as the task's owner then, and spend: a superuser has privileges of everybody */
+	if (!OidIsValid(owner) || owner != rel->rd_rel->relowner)
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("task \"%s\" is not attached to \"%s\"", task->name, RelationGetRelationName(rel)),
+				 errdetail("A trigger attaches a task only to tables of the task's owner."),
+				 errhint("As owner of the task: SELECT llm_batch.attach(%s, %s);", quote_literal_cstr(task->name),
+						 quote_literal_cstr(quote_qualified_identifier(get_namespace_name(RelationGetNamespace(rel)),
+																	   RelationGetRelationName(rel))))));
+	return attach_table(task, RelationGetRelid(rel), true)->id;
+}
+
+static char *
+relation_name(Oid relid)
+{
+	return quote_qualified_identifier(get_namespace_name(get_rel_namespace(relid)), get_rel_name(relid));
+}
+
+/* The table and, if it has partitions, all of these. */
+static List *
+relation_tree(Oid relid)
+{
+	if (get_rel_relkind(relid) == RELKIND_PARTITIONED_TABLE)
+		return find_all_inheritors(relid, ShareRowExclusiveLock, NULL);
+	return list_make1_oid(relid);
+}
+
+typedef struct TriggerForm
+{
+	const char *suffix;
+	const char *event;
+	const char *statement;		/* between table and function, for statements */
+	const char *row;			/* for rows; NULL: there is none */
+} TriggerForm;
+
+static const TriggerForm trigger_forms[] = {
+	{"insert", "INSERT", "REFERENCING NEW TABLE AS new FOR EACH STATEMENT", "FOR EACH ROW"},
+	{"update", "UPDATE", "REFERENCING OLD TABLE AS old NEW TABLE AS new FOR EACH STATEMENT", "FOR EACH ROW"},
+	{"delete", "DELETE", "REFERENCING OLD TABLE AS old FOR EACH STATEMENT", "FOR EACH ROW"},
+	{"truncate", "TRUNCATE", "FOR EACH STATEMENT", NULL},
+};
+
+static char *
+trigger_name(int64 attachment, const TriggerForm *form)
+{
+	return psprintf(LLMB_TRIGGER_PREFIX INT64_FORMAT "_%s", attachment, form->suffix);
+}
+
+static void
+create_trigger(const LlmbTask *task, const LlmbAttachment *a, Oid relid, const TriggerForm *form)
+{
+	char	   *name = trigger_name(a->id, form);
+	bool		by_row = a->row_level && form->row;
+
+	if (OidIsValid(get_trigger_oid(relid, name, true)))
+		return;
+	llmb_ddl("CREATE TRIGGER %s AFTER %s ON %s %s EXECUTE FUNCTION llm_batch.enqueue(%s)",
+			 name, form->event, relation_name(relid), by_row ? form->row : form->statement, quote_literal_cstr(task->name));
+	/* what a subscription applies fires no others */
+	if (a->row_level)
+		llmb_ddl("ALTER TABLE %s ENABLE ALWAYS TRIGGER %s", relation_name(relid), name);
+}
+
+static void
+drop_triggers(int64 attachment, Oid relid)
+{
+	ListCell   *lc;
+
+	foreach(lc, relation_tree(relid))
+	{
+		for (int i = 0; i < (int) lengthof(trigger_forms); i++)
+		{
+			char	   *name = trigger_name(attachment, &trigger_forms[i]);
+
+			/* that of a partition goes with the one that it was made from */
+			if (OidIsValid(get_trigger_oid(lfirst_oid(lc), name, true)))
+				llmb_ddl("DROP TRIGGER %s ON %s", name, relation_name(lfirst_oid(lc)));
+		}
+		llmb_triggers_forget(lfirst_oid(lc));
+		CommandCounterIncrement();
+	}
+}
+
+static void
+create_triggers(const LlmbTask *task, const LlmbAttachment *a, Oid relid)
+{
+	ListCell   *lc;
+
+	foreach(lc, relation_tree(relid))
+	{
+		for (int i = 0; i < (int) lengthof(trigger_forms); i++)
+		{
+			create_trigger(task, a, lfirst_oid(lc), &trigger_forms[i]);
+			CommandCounterIncrement();
+		}
+		llmb_triggers_forget(lfirst_oid(lc));
+	}
+}
+
+static void
+check_source_kind(Oid relid)
+{
+	char		kind = get_rel_relkind(relid);
+
+	if (kind != '\0' && kind != RELKIND_RELATION && kind != RELKIND_PARTITIONED_TABLE)
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("\"%s\" is not a table", get_rel_name(relid)),
+				 errdetail("Only tables have triggers that see all changed rows."),
+				 errhint("Attach the task to the tables under it, or call submit() from time to time.")));
+}
+
+/* ---- entry points: tasks ---- */
+
+/*
+ * llm_batch.create_task(name, ...) returns bigint, the task's id
+ */
+Datum
+llmb_create_task(PG_FUNCTION_ARGS)
+{
+	LlmbTask	task = {.version = 1, .enabled = true, .mode = "auto", .labels = "{}", .max_items = 10000, .params = "{}", .max_wait = "00:01:00"};
+	LlmbAsk    *ask;
+
+	llmb_require_writable("llm_batch.create_task()");
+	task.name = llmb_text_arg(fcinfo, ARG_NAME);
+	llmb_check_given(task.name, "name");
+	if (strlen(task.name) > MAX_NAME_BYTES)
+		ereport(ERROR,
+				(errcode(ERRCODE_NAME_TOO_LONG),
+				 errmsg("the name of a task cannot be longer than %d bytes", MAX_NAME_BYTES),
+				 errhint("Shorten it.")));
+	task.owner = GetUserNameFromId(GetUserId(), false);
+	task.time_zone = pstrdup(pg_get_timezone_name(session_timezone));
+	take_arguments(fcinfo, &task);
+	if (task.prompt == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("a task needs a prompt"),
+				 errhint("Pass prompt => 'Summarise: {{body}}', or preset => 'summary'.")));
+	check_own_arguments(&task);
+	ask = ask_of_task(fcinfo, &task);
+	task.server = ask->server->name;
+	if (!llmb_store_new_task(&task))
+		ereport(ERROR,
+				(errcode(ERRCODE_DUPLICATE_OBJECT),
+				 errmsg("task \"%s\" already exists", task.name),
+				 errhint("Choose another name, or change it: SELECT llm_batch.alter_task(...).")));
+	PG_RETURN_INT64(task.id);
+}
+
+static bool
+same_text(const char *a, const char *b)
+{
+	return a == b || (a && b && strcmp(a, b) == 0);
+}
+
+/* Its tables once more, with what has changed. */
+static void
+renew_attachments(const LlmbTask *task)
+{
+	ListCell   *lc;
+
+	foreach(lc, llmb_store_attachments(task->id, NULL, NULL))
+	{
+		LlmbAttachment *a = lfirst(lc);
+		Oid			schema = get_namespace_oid(a->source_schema, true);
+		Oid			relid = OidIsValid(schema) ? get_relname_relid(a->source_table, schema) : InvalidOid;
+		ListCell   *part;
+
+		/* a table that is gone is the worker's to tell */
+		if (!OidIsValid(relid))
+			continue;
+		(void) attach_table(task, relid, a->row_level);
+		foreach(part, relation_tree(relid))
+			llmb_triggers_forget(lfirst_oid(part));
+	}
+}
+
+/*
+ * llm_batch.alter_task(name, ...) returns int, the version of its prompt
+ */
+Datum
+llmb_alter_task(PG_FUNCTION_ARGS)
+{
+	LlmbTask   *task = task_arg(fcinfo, "llm_batch.alter_task()");
+	LlmbTask	was = *task;
+	Identity	self;
+
+	/* another model is looked for on any server, unless one is named */
+	if (!PG_ARGISNULL(ARG_MODEL) && PG_ARGISNULL(ARG_SERVER) && strcmp(llmb_text_arg(fcinfo, ARG_MODEL), was.model) != 0)
+		task->server = NULL;
+	take_arguments(fcinfo, task);
+	if (!PG_ARGISNULL(ARG_ENABLED))
+		task->enabled = PG_GETARG_BOOL(ARG_ENABLED);
+	llmb_check_given(task->prompt, "prompt");
+	check_own_arguments(task);
+	if (!same_text(task->prompt, was.prompt) || !same_text(task->system, was.system) ||
+		!same_text(task->params, was.params) || !same_text(task->schema, was.schema))
+		task->version++;
+	become_owner(task, &self);
+	task->server = ask_of_task(fcinfo, task)->server->name;
+	become_self(&self);
+	llmb_store_change_task(task);
+	renew_attachments(task);
+	llmb_views_follow(task->id);
+	llmb_wake_at_commit();
+	PG_RETURN_INT32(task->version);
+}
+
+/*
+ * llm_batch.drop_task(name, cascade) returns void
+ */
+Datum
+llmb_drop_task(PG_FUNCTION_ARGS)
+{
+	LlmbTask   *task = task_arg(fcinfo, "llm_batch.drop_task()");
+	ListCell   *lc;
+
+	llmb_views_drop(task->id, 0, !PG_ARGISNULL(1) && PG_GETARG_BOOL(1));
+	foreach(lc, llmb_store_attachments(task->id, NULL, NULL))
+	{
+		LlmbAttachment *a = lfirst(lc);
+		Oid			schema = get_namespace_oid(a->source_schema, true);
+		Oid			relid = OidIsValid(schema) ? get_relname_relid(a->source_table, schema) : InvalidOid;
+
+		if (OidIsValid(relid))
+			drop_triggers(a->id, relid);
+	}
+	llmb_store_drop_task(task->id);
+	llmb_wake_at_commit();
+	PG_RETURN_VOID();
+}
+
+/* ---- entry points: tables ---- */
+
+/*
+ * llm_batch.attach(task, source, row_level) returns void
+ */
+Datum
+llmb_attach(PG_FUNCTION_ARGS)
+{
+	LlmbTask   *task = task_arg(fcinfo, "llm_batch.attach()");
+	bool		row_level = !PG_ARGISNULL(2) && PG_GETARG_BOOL(2);
+	LlmbAttachment *a;
+	Oid			relid;
+
+	if (PG_ARGISNULL(1))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("source must not be NULL"),
+				 errhint("Pass a table: source => 'articles'.")));
+	relid = PG_GETARG_OID(1);
+	check_source_kind(relid);
+	a = attach_table(task, relid, row_level);
+	/* it was attached before, perhaps: some may be of the other kind */
+	drop_triggers(a->id, relid);
+	create_triggers(task, a, relid);
+	ereport(NOTICE,
+			(errmsg("task \"%s\" answers rows of %s from now on", task->name, relation_name(relid)),
+			 errhint("SELECT llm_batch.run(%s); answers those that are there already.", quote_literal_cstr(task->name))));
+	PG_RETURN_VOID();
+}
+
+/*
+ * llm_batch.detach(task, source) returns void
+ */
+Datum
+llmb_detach(PG_FUNCTION_ARGS)
+{
+	LlmbTask   *task = task_arg(fcinfo, "llm_batch.detach()");
+	Oid			relid = PG_ARGISNULL(1) ? InvalidOid : PG_GETARG_OID(1);
+	int64		attachment = OidIsValid(relid) && get_rel_name(relid) ?
+		llmb_store_find_attachment(task->id, get_namespace_name(get_rel_namespace(relid)), get_rel_name(relid)) : 0;
+
+	if (attachment == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("task \"%s\" is not attached to that table", task->name),
+				 errhint("SELECT source FROM llm_batch.tasks WHERE task = %s;", quote_literal_cstr(task->name))));
+	llmb_views_drop(task->id, attachment, false);
+	drop_triggers(attachment, relid);
+	llmb_store_detach(attachment);
+	llmb_wake_at_commit();
+	PG_RETURN_VOID();
+}
+
+/* ---- entry points: rows that are there already ---- */
+
+typedef struct RunSink
+{
+	LlmbInboxWriter *writer;
+	char		kind;
+} RunSink;
+
+static void
+put_key(const char *key, void *arg)
+{
+	RunSink    *sink = arg;
+
+	llmb_inbox_put(sink->writer, sink->kind, key);
+}
+
+static int64
+run_attachment(const LlmbTask *task, const LlmbAttachment *a, const char *filter, bool again)
+{
+	Oid			schema = get_namespace_oid(a->source_schema, false);
+	Oid			relid = get_relname_relid(a->source_table, schema);
+	LlmbSource *source;
+	RunSink		sink = {.kind = again ? LLMB_ROW_AGAIN : LLMB_ROW_CHANGED};
+
+	if (!OidIsValid(relid))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("table %s does not exist any more", quote_qualified_identifier(a->source_schema, a->source_table)),
+				 errhint("SELECT llm_batch.drop_task(%s);", quote_literal_cstr(task->name))));
+	source = llmb_source_resolve(relid, a->prompt, task->key, NULL);
+	sink.writer = llmb_inbox_begin(a->id);
+	llmb_fill_keys(source, filter, task->time_zone, put_key, &sink);
+	return llmb_inbox_end(sink.writer);
+}
+
+/*
+ * llm_batch.run(task, filter, again) returns bigint, how many rows will be
+ * looked at
+ */
+Datum
+llmb_run(PG_FUNCTION_ARGS)
+{
+	LlmbTask   *task = task_arg(fcinfo, "llm_batch.run()");
+	char	   *filter = llmb_text_arg(fcinfo, 1);
+	List	   *attachments = llmb_store_attachments(task->id, NULL, NULL);
+	int64		rows = 0;
+	ListCell   *lc;
+
+	if (filter)
+		llmb_check_condition(filter);
+	if (attachments == NIL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("task \"%s\" is not attached to a table", task->name),
+				 errhint("SELECT llm_batch.attach(%s, 'table');", quote_literal_cstr(task->name))));
+	foreach(lc, attachments)
+		rows += run_attachment(task, lfirst(lc), filter, !PG_ARGISNULL(2) && PG_GETARG_BOOL(2));
+	PG_RETURN_INT64(rows);
+}

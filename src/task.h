@@ -1,0 +1,32 @@
+/*-------------------------------------------------------------------------
+ *
+ * task.h
+ *		Tasks: named definitions of jobs, and the tables they are attached to.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef LLMB_TASK_H
+#define LLMB_TASK_H
+
+#include "utils/rel.h"
+
+#include "ask.h"
+#include "store_task.h"
+
+/* What the names of triggers begin with that attach() makes. */
+#define LLMB_TRIGGER_PREFIX	"llm_batch_"
+
+/*
+ * The task of that name, if the current user has the privileges of its owner;
+ * else raises that it does not exist.
+ */
+extern LlmbTask *llmb_own_task(const char *name);
+
+/*
+ * A trigger that somebody created by hand feeds the task from a table that it
+ * is not attached to.  It is attached now, if its owner owns the table as
+ * well; else raises.  Returns the attachment.
+ */
+extern int64 llmb_task_attach_by_trigger(const LlmbTask *task, Relation rel);
+
+#endif							/* LLMB_TASK_H */

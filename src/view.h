@@ -1,0 +1,28 @@
+/*-------------------------------------------------------------------------
+ *
+ * view.h
+ *		Views over a task's table with its answers beside the rows.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef LLMB_VIEW_H
+#define LLMB_VIEW_H
+
+#include "postgres.h"
+
+/*
+ * Brings the views of a task in line with it, after it has changed, as the
+ * current user: replaced, or where their columns have changed made anew with
+ * owner, privileges and comments kept.  Raises when something depends on a
+ * view that has to go, or the user may not replace it.
+ */
+extern void llmb_views_follow(int64 task);
+
+/*
+ * Before a task or (attachment not 0) one of its attachments goes: its views
+ * go with it if cascade, as by DROP VIEW ... CASCADE; without it raises when
+ * there are any.
+ */
+extern void llmb_views_drop(int64 task, int64 attachment, bool cascade);
+
+#endif							/* LLMB_VIEW_H */

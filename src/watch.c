@@ -1,0 +1,115 @@
+/*-------------------------------------------------------------------------
+ *
+ * watch.c
+ *		Which columns of a table can change what a task asks of a row.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "llm_batch.h"
+
+#include "access/sysattr.h"
+#include "nodes/nodeFuncs.h"
+#include "optimizer/optimizer.h"
+#include "parser/parse_clause.h"
+#include "parser/parse_node.h"
+#include "parser/parse_relation.h"
+#include "parser/parser.h"
+#include "rewrite/rewriteHandler.h"
+#include "utils/guc.h"
+#include "utils/lsyscache.h"
+
+#include "compat.h"
+#include "watch.h"
+
+/* ---- conditions ---- */
+
+static Node *
+raw_condition(const char *condition)
+{
+	List	   *parsed = raw_parser(psprintf("SELECT %s\n", condition), RAW_PARSE_DEFAULT);
+	SelectStmt *select = castNode(SelectStmt, linitial_node(RawStmt, parsed)->stmt);
+
+	return linitial_node(ResTarget, select->targetList)->val;
+}
+
+static bool
+has_sublink(Node *node, void *context)
+{
+	if (node == NULL)
+		return false;
+	if (IsA(node, SubLink))
+		return true;
+	return expression_tree_walker(node, has_sublink, context);
+}
+
+/* Attribute numbers as pull_varattnos() gives them; system columns are left out. */
+static Bitmapset *
+plain_numbers(const Bitmapset *offset, bool *whole)
+{
+	Bitmapset  *numbers = NULL;
+	int			member = -1;
+
+	while ((member = bms_next_member(offset, member)) >= 0)
+	{
+		int			attnum = member + FirstLowInvalidHeapAttributeNumber;
+
+		if (attnum == InvalidAttrNumber)
+			*whole = true;
+		else if (attnum > 0)
+			numbers = bms_add_member(numbers, attnum);
+	}
+	return numbers;
+}
+
+Bitmapset *
+llmb_condition_columns(Relation rel, const char *condition, bool *whole)
+{
+	ParseState *pstate = make_parsestate(NULL);
+	int			level = NewGUCNestLevel();
+	ParseNamespaceItem *item;
+	Bitmapset  *offset = NULL;
+	Node	   *expr;
+
+	(void) set_config_option("search_path", "pg_catalog, pg_temp", PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_SAVE, true, 0, false);
+	item = addRangeTableEntryForRelation(pstate, rel, AccessShareLock, NULL, false, true);
+	addNSItemToQuery(pstate, item, true, true, true);
+	expr = transformWhereClause(pstate, raw_condition(condition), EXPR_KIND_WHERE, "WHERE");
+	AtEOXact_GUC(false, level);
+	*whole = has_sublink(expr, NULL);
+	pull_varattnos(expr, item->p_rtindex, &offset);
+	free_parsestate(pstate);
+	return plain_numbers(offset, whole);
+}
+
+/* ---- columns ---- */
+
+bool
+llmb_generated_from(Relation rel, int generated, const Bitmapset *columns)
+{
+	Bitmapset  *offset = NULL;
+	bool		whole = false;
+
+	if (!TupleDescAttr(RelationGetDescr(rel), generated - 1)->attgenerated)
+		return false;
+	pull_varattnos(build_column_default(rel, generated), 1, &offset);
+	return bms_overlap(plain_numbers(offset, &whole), columns) || whole;
+}
+
+Bitmapset *
+llmb_column_numbers(Relation rel, char **names, int count, const char **missing)
+{
+	Bitmapset  *numbers = NULL;
+
+	*missing = NULL;
+	for (int i = 0; i < count; i++)
+	{
+		AttrNumber	attnum = get_attnum(RelationGetRelid(rel), names[i]);
+
+		if (attnum > 0)
+			numbers = bms_add_member(numbers, attnum);
+		else if (*missing == NULL)
+			*missing = names[i];
+	}
+	return numbers;
+}

@@ -1,0 +1,30 @@
+/*-------------------------------------------------------------------------
+ *
+ * watch.h
+ *		Which columns of a table can change what a task asks of a row.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef LLMB_WATCH_H
+#define LLMB_WATCH_H
+
+#include "postgres.h"
+
+#include "nodes/bitmapset.h"
+#include "utils/rel.h"
+
+/*
+ * The columns that a condition reads, as numbers that start from 1; *whole is
+ * set when it reads the row as a whole, or others through a subquery.  Names
+ * in it mean what they mean with search_path = pg_catalog.  Raises when the
+ * condition is none on that table.
+ */
+extern Bitmapset *llmb_condition_columns(Relation rel, const char *condition, bool *whole);
+
+/* Does a generated column read one of these others? */
+extern bool llmb_generated_from(Relation rel, int generated, const Bitmapset *columns);
+
+/* Numbers of named columns; *missing is set to the first that is not there. */
+extern Bitmapset *llmb_column_numbers(Relation rel, char **names, int count, const char **missing);
+
+#endif							/* LLMB_WATCH_H */
