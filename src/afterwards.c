@@ -179,7 +179,7 @@ look_names_up(const List *parsed, const Given *given)
 	{
 		set_local("search_path", "pg_catalog, pg_temp");
 		set_local("lock_timeout", LOCK_TIMEOUT);
-		(void) parse_analyze_withcb(copyObject(linitial_node(RawStmt, parsed)), given->sql, take_parameters, NULL, NULL);
+		(void) parse_analyze_withcb(linitial_node(RawStmt, parsed), given->sql, take_parameters, NULL, NULL);
 	}
 	PG_CATCH();
 	{
@@ -193,9 +193,16 @@ look_names_up(const List *parsed, const Given *given)
 	CurrentResourceOwner = owner;
 	if (error == NULL || error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE)
 		return;
-	if (ERRCODE_TO_CATEGORY(error->sqlerrcode) != ERRCODE_SYNTAX_ERROR_OR_ACCESS_RULE_VIOLATION &&
-		error->sqlerrcode != ERRCODE_INVALID_SCHEMA_NAME)
+	if (error->sqlerrcode == ERRCODE_UNDEFINED_PARAMETER ||
+		(ERRCODE_TO_CATEGORY(error->sqlerrcode) != ERRCODE_SYNTAX_ERROR_OR_ACCESS_RULE_VIOLATION &&
+		 error->sqlerrcode != ERRCODE_INVALID_SCHEMA_NAME))
+	{
+		/* its position is one in the argument */
+		error->internalpos = error->cursorpos;
+		error->internalquery = pstrdup(given->sql);
+		error->cursorpos = 0;
 		ReThrowError(error);
+	}
 	ereport(NOTICE,
 			(errmsg("%s would fail as things are: %s", given->name, error->message),
 			 errhint("It will run with search_path pg_catalog, pg_temp: write names with their schema. $1 is the job (bigint), $2 its state (text).")));

@@ -189,6 +189,16 @@ refused(const LlmbJob *job, const LlmbWrite *culprit)
 	}
 }
 
+/* What a table says of an answer does not quote what was masked in its prompt. */
+static const char *
+hide_in_reason(int64 job, const LlmbWrite *culprit)
+{
+	LlmbResult	result = {.ordinal = culprit->ordinal};
+	LlmbPiiMap **map = llmb_store_maps(job, &result, 1);
+
+	return map[0] ? llmb_pii_hide(map[0], pstrdup(culprit->reason)) : culprit->reason;
+}
+
 /* In a turn. */
 static void
 apply(const LlmbJob *job)
@@ -217,6 +227,8 @@ apply(const LlmbJob *job)
 	}
 	llmb_write_together(def, owner, next_slice, &reading, &culprit, &timed_out);
 	llmb_write_ended();
+	if (culprit.reason && def->mask_pii)
+		culprit.reason = hide_in_reason(job->id, &culprit);
 	if (timed_out && later_of(job->id)->timeouts + 1 >= MAX_TIMEOUTS)
 	{
 		later_of(job->id)->timeouts = 0;

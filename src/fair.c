@@ -9,8 +9,10 @@
 
 #include "fair.h"
 
-/* What one job leaves of a limit. */
+/* What one job leaves of a limit ... */
 #define LEFT_FOR_OTHERS	8
+/* ... unless that is so low that a place is too much to leave empty. */
+#define SMALL_LIMIT		4
 
 static int
 by_need(const ListCell *a, const ListCell *b)
@@ -76,5 +78,5 @@ llmb_fair_order(List *jobs)
 int64
 llmb_fair_share(int64 limit)
 {
-	return limit <= 1 ? limit : limit - Max(1, limit / LEFT_FOR_OTHERS);
+	return limit < SMALL_LIMIT ? limit : limit - Max(1, limit / LEFT_FOR_OTHERS);
 }

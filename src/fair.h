@@ -20,7 +20,8 @@ extern void llmb_fair_order(List *jobs);
 
 /*
  * How much of a limit (batches, or tokens in the provider's queue) one job
- * may take: an eighth, and at least one, is left for the others.
+ * may take: an eighth, and at least one, is left for the others; of limits
+ * below four nothing is.
  */
 extern int64 llmb_fair_share(int64 limit);
 

@@ -79,12 +79,17 @@ static void
 move_proof(const List *inboxes)
 {
 	Snapshot	snapshot = GetActiveSnapshot();
+	int64		last = llmb_store_last_change_id();
+
+	/* somebody has set the sequence back */
+	if (last < mark)
+		proven = mark = 0;
 
 	if (TransactionIdIsValid(mark_xid) && TransactionIdFollowsOrEquals(snapshot->xmin, mark_xid) && inboxes == NIL)
 		proven = Max(proven, mark);
 	else if (TransactionIdIsValid(mark_xid) && TransactionIdPrecedes(snapshot->xmin, mark_xid))
 		return;
-	mark = llmb_store_last_change_id();
+	mark = last;
 	mark_xid = ReadNextTransactionId();
 }
 

@@ -513,6 +513,8 @@ tell_or_follow(TimestampTz now)
 		return false;
 	if (!llmb_guarded(follow_jobs, NULL, "llm_batch: running what follows a job"))
 		llmb_afterwards_failed();
+	/* a job may wait for what has run */
+	dirty = true;
 	return true;
 }
 

@@ -798,15 +798,18 @@ llmb_pii_restore(const LlmbPiiMap *map, char *answer, bool json)
 char *
 llmb_pii_hide(const LlmbPiiMap *map, char *text)
 {
+	bool		first[256] = {false};
 	StringInfoData out;
 
+	for (int i = 0; i < map->count; i++)
+		first[(unsigned char) map->originals[i][0]] = true;
 	initStringInfo(&out);
 	while (*text)
 	{
 		int			longest = 0;
 		int			found = -1;
 
-		for (int i = 0; i < map->count; i++)
+		for (int i = 0; first[(unsigned char) *text] && i < map->count; i++)
 		{
 			int			len = strlen(map->originals[i]);
 

@@ -616,13 +616,16 @@ restore_answers(Slice *slice)
 	return maps;
 }
 
-/* Nor do the reasons for which answers were refused here quote it. */
+/*
+ * Nor do the reasons for which answers were refused here quote it.  What came
+ * from the provider instead of an answer cannot: it has not seen it.
+ */
 static void
 hide_in_errors(LlmbPiiMap **maps, LlmbResult *results, int count)
 {
 	for (int i = 0; maps && i < count; i++)
 	{
-		if (maps[i] && results[i].error)
+		if (maps[i] && results[i].answer && results[i].error)
 			results[i].error = llmb_pii_hide(maps[i], results[i].error);
 	}
 }

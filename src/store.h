@@ -63,7 +63,7 @@ typedef struct LlmbJob
 	bool		atomic;			/* all answers or none are written */
 	bool		held;			/* it waits for another job to end; it may have no items yet */
 	int64		after;			/* that job; 0 none */
-	char	   *after_state;	/* with held: how that has ended, or 'gone'; NULL not yet */
+	char	   *after_state;	/* with held: how that has ended, or 'gone'; NULL not yet, or what follows it at once is still to run */
 } LlmbJob;
 
 /* What a job asks; text members NULL when absent. */

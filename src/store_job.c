@@ -178,7 +178,8 @@ llmb_store_release_job(int64 job, int total, int failed)
 	" COALESCE((SELECT sum(b.forecast_cost) FROM llm_batch.batch b WHERE b.job_id = j.id AND j.max_cost IS NOT NULL " \
 	"  AND b.state NOT IN ('finalized', 'failed', 'cancelled')), 0)::text, j.awaits_mend, " \
 	" j.planned_to < j.total AND EXISTS (SELECT FROM llm_batch.prompt p WHERE p.job_id = j.id AND p.ordinal > j.planned_to), j.priority, " \
-	" j.atomic, j.held, j.after, CASE WHEN j.held THEN COALESCE((SELECT CASE WHEN p.finished_at IS NULL THEN '' ELSE p.state END " \
+	" j.atomic, j.held, j.after, CASE WHEN j.held THEN COALESCE((SELECT CASE WHEN p.finished_at IS NULL OR " \
+	"   EXISTS (SELECT FROM llm_batch.afterwards a WHERE a.job_id = p.id AND a.verb IS NOT NULL AND a.tries = 0 AND a.error IS NULL) THEN '' ELSE p.state END " \
 	"  FROM llm_batch.job p WHERE p.id = j.after), 'gone') END, j.attachment_id " \
 	"FROM llm_batch.job j " \
 	"LEFT JOIN LATERAL (SELECT q.attempt, q.not_before, q.realtime FROM llm_batch.queue q " \

@@ -331,7 +331,7 @@ llmb_store_take_changes(int64 attachment, int64 proven, int limit, int *count)
 int64
 llmb_store_last_change_id(void)
 {
-	LlmbRows   *rows = llmb_sql("SELECT last_value FROM llm_batch.inbox_id_seq", "");
+	LlmbRows   *rows = llmb_sql("SELECT CASE WHEN is_called THEN last_value ELSE last_value - 1 END FROM llm_batch.inbox_id_seq", "");
 	int64		id = llmb_row_int(rows, 0, 1);
 
 	llmb_sql_done(rows);

@@ -324,6 +324,21 @@ foreach my $atomic ('false', 'true')
 sql($node, 'DROP TRIGGER loud ON people');
 nothing_left('a trigger that refuses');
 
+# ---- a task ----
+
+people();
+sent();
+sql($node, qq{
+	SELECT llm_batch.create_task('masked', '{{body}}', model => '$LlmBatch::MODEL', server => 'openai', target => 'summary', system => '$SYSTEM',
+		mode => 'batch', mask_pii => true, max_wait => '0');
+	SELECT llm_batch.attach('masked', 'people');
+	UPDATE people SET body = 'Newly anna.secret5\@example.com has 10.20.30.40. More.' WHERE id IN (1, 2)});
+wait_until($node, q{SELECT count(*) = 2 FROM people WHERE summary = 'Newly anna.secret5@example.com has 10.20.30.40.'}, 'a task\'s rows have their answers');
+like(nothing_left('a task'), qr/Newly \[EMAIL_2\] has \[IP_1\]/, 'a task masks, too');
+wait_until($node, q{SELECT NOT EXISTS (SELECT FROM llm_batch.progress WHERE task = 'masked' AND finished_at IS NULL)}, 'its job ends');
+is(sql($node, q{SELECT count(*) FROM llm_batch.pii_map m JOIN llm_batch.job j ON j.id = m.job_id WHERE j.task = 'masked'}), '0', 'and forgets');
+sql($node, q{SELECT llm_batch.detach('masked', 'people')});
+
 # ---- embeddings, and answers in process ----
 
 people();

@@ -148,6 +148,17 @@ sql($node, "SELECT llm_batch.cancel($job)");
 like(states(@heard), qr/^state:waiting>paused (?:state:paused>cancelling )?state:\w+>cancelled$/, 'pause and cancel are told');
 is($heard[0]{reason}, 'setup', 'with a word for the reason');
 
+# ---- who hears ----
+
+# As README says: everybody who can connect, and what is in the payload.
+my $stranger = listener();
+$stranger->query('SET SESSION AUTHORIZATION mallory');
+$job = as('alice', q{SELECT llm_batch.submit_prompts('{My secret.}', 'mock', server => 'fast', system => 'Another secret.', labels => '{"n": 1}')});
+@heard = heard_to_the_end($stranger, $job);
+is(join(' ', map { "$_->{owner} $_->{state} $_->{labels}{n}" } @heard), 'alice running 1 alice succeeded 1', 'another role hears of a job, with its labels');
+is(scalar(grep { $_->{payload} =~ /secret/i } @heard), 0, 'and of no text of it');
+$stranger->end;
+
 # ---- payloads that are too long, and characters that a listener lacks ----
 
 my $latin = listener('LATIN1');
@@ -349,7 +360,6 @@ my @attempts = (
 	[ 'REFRESH MATERIALIZED VIEW CONCURRENTLY alice.seen', 'cannot create temporary table within security-restricted operation' ],
 	[ 'DELETE FROM llm_batch.job', 'permission denied for table job' ],
 	[ 'INSERT INTO ended VALUES ($1, $2)', 'relation "ended" does not exist; it ran with search_path pg_catalog, pg_temp' ],
-	[ 'SELECT $3', 'there is no parameter $3' ],
 	[ 'CALL llm_batch.wait($1)', 'llm_batch.wait() cannot run inside a transaction block' ],
 	[ 'CREATE TABLE alice.child (n int REFERENCES alice.rows DEFERRABLE INITIALLY DEFERRED); INSERT INTO alice.child VALUES (99)', 'insert or update on table "child" violates foreign key constraint "child_n_fkey"' ],
 	[ 'CREATE TABLE alice.child (n int REFERENCES alice.rows DEFERRABLE INITIALLY DEFERRED); SET CONSTRAINTS ALL DEFERRED; INSERT INTO alice.child VALUES (99)',
@@ -369,6 +379,7 @@ like($ear->query('SELECT'), qr/with payload "hello"/, 'whoever may notify may do
 
 foreach my $wrong (
 	[ 'INSERT INTOO x', qr/ERROR:  syntax error at or near "INTOO"\nLINE 1: INSERT INTOO x\n\s+\^\nQUERY:  INSERT INTOO x\nCONTEXT:  argument "on_error"/ ],
+	[ 'SELECT $3', qr/ERROR:  there is no parameter \$3\nLINE 1: SELECT \$3\n/ ],
 	[ '', qr/ERROR:  on_error holds no statement/ ], [ ' ; -- nothing', qr/ERROR:  on_error holds no statement/ ],
 	[ 'SELECT 1; COMMIT', qr/ERROR:  on_error cannot begin, commit or roll back/ ],
 	[ 'LISTEN x', qr/ERROR:  on_error cannot LISTEN/ ], [ 'PREPARE p AS SELECT 1', qr/ERROR:  on_error cannot PREPARE/ ], [ 'VACUUM', qr/ERROR:  on_error cannot VACUUM/ ],
