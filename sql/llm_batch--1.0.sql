@@ -678,7 +678,7 @@ CREATE TABLE llm_batch.pii_pattern (
 );
 COMMENT ON TABLE llm_batch.pii_pattern IS
 'what mask_pii masks beside what it knows by itself: regular expressions of yours';
-COMMENT ON COLUMN llm_batch.pii_pattern.pattern IS 'a regular expression as of the operator ~; all that it matches is masked';
+COMMENT ON COLUMN llm_batch.pii_pattern.pattern IS 'a regular expression as of the operator ~; all that it matches is masked, with the words that it is part of';
 COMMENT ON COLUMN llm_batch.pii_pattern.label IS 'of its placeholders: EMPLOYEE makes [EMPLOYEE_1], [EMPLOYEE_2]';
 GRANT SELECT ON llm_batch.pii_pattern TO PUBLIC;
 SELECT pg_catalog.pg_extension_config_dump('llm_batch.pii_pattern', '');

@@ -168,6 +168,13 @@ made_by_attach(const Trigger *trigger)
 	return strncmp(trigger->tgname, LLMB_TRIGGER_PREFIX, strlen(LLMB_TRIGGER_PREFIX)) == 0;
 }
 
+static bool
+is_named_itself(Oid relid, const LlmbAttachment *attachment)
+{
+	return strcmp(get_rel_name(relid), attachment->source_table) == 0 &&
+		strcmp(get_namespace_name(get_rel_namespace(relid)), attachment->source_schema) == 0;
+}
+
 /* Is it, by name, the table that is attached, or a part of it? */
 static bool
 is_named_by(Relation rel, const LlmbAttachment *attachment)
@@ -177,8 +184,7 @@ is_named_by(Relation rel, const LlmbAttachment *attachment)
 
 	foreach(lc, lcons_oid(RelationGetRelid(rel), relids))
 	{
-		if (strcmp(get_rel_name(lfirst_oid(lc)), attachment->source_table) == 0 &&
-			strcmp(get_namespace_name(get_rel_namespace(lfirst_oid(lc))), attachment->source_schema) == 0)
+		if (is_named_itself(lfirst_oid(lc), attachment))
 			return true;
 	}
 	return false;
@@ -286,7 +292,7 @@ learn(Watch *watch, Relation rel, const Trigger *trigger)
 	if (attachment == 0 && !watch->ignored)
 		attachment = llmb_task_attach_by_trigger(task, rel);
 	watch->attachment = attachment;
-	watch->is_part = !watch->ignored && strcmp(llmb_store_attachment(attachment)->source_table, RelationGetRelationName(rel)) != 0;
+	watch->is_part = !watch->ignored && !is_named_itself(RelationGetRelid(rel), llmb_store_attachment(attachment));
 	old = MemoryContextSwitchTo(watch->context);
 	watch->time_zone = pstrdup(task->time_zone);
 	if (!watch->ignored)

@@ -50,8 +50,9 @@
 #define MOST_BYTES		(INT64CONST(64) * 1024 * 1024)
 /* After a look, the next is so much later at least, however many commits there are. */
 #define LOOK_EVERY_MS	200
-/* A table that is locked, or a step that failed, is looked at again after so long. */
-#define AGAIN_MS		2000
+/* Rows that could not be gathered are tried again after so long, then twice as long, ... */
+#define AGAIN_MS		1000
+#define AGAIN_MAX_MS	60000
 
 static bool look_pending = true;
 static bool clean_pending = true;
@@ -123,11 +124,58 @@ llmb_gather_next(void)
 	return next;
 }
 
+/* ---- whose turn it is ---- */
+
+/* What went wrong with one attachment is no other's trouble. */
+typedef struct Note
+{
+	int64		attachment;		/* the key */
+	int			failures;		/* in a row */
+	TimestampTz not_before;
+	int			rows;			/* that are taken at once: fewer, where looking at them takes long */
+	TimestampTz served_at;
+} Note;
+
+static HTAB *notes = NULL;
+static int64 at_work = 0;		/* the attachment of the step that is being done */
+
+static Note *
+note_of(int64 attachment)
+{
+	HASHCTL		control = {.keysize = sizeof(int64), .entrysize = sizeof(Note)};
+	Note	   *note;
+	bool		found;
+
+	if (notes == NULL)
+		notes = hash_create("llm_batch attachments", 16, &control, HASH_ELEM | HASH_BLOBS);
+	note = hash_search(notes, &attachment, HASH_ENTER, &found);
+	if (!found)
+	{
+		note->failures = 0;
+		note->not_before = note->served_at = 0;
+		note->rows = PG_INT32_MAX;
+	}
+	return note;
+}
+
+static void
+note_failure(int64 attachment, TimestampTz now)
+{
+	Note	   *note = note_of(attachment);
+
+	note->failures = Min(note->failures + 1, 10);
+	note->not_before = TimestampTzPlusMilliseconds(now, Min(AGAIN_MS << (note->failures - 1), AGAIN_MAX_MS));
+}
+
 void
 llmb_gather_failed(TimestampTz now)
 {
-	next_look = TimestampTzPlusMilliseconds(now, AGAIN_MS);
-	look_pending = false;
+	if (at_work != 0)
+		note_failure(at_work, now);
+	else
+		next_look = TimestampTzPlusMilliseconds(now, AGAIN_MS);
+	look_pending = at_work != 0;
+	at_work = 0;
 	last_look = now;
 }
 
@@ -572,13 +620,22 @@ gather(const LlmbInbox *inbox, bool *new_job, char **obstacle)
 	Key		  **keys;
 	int			change_count;
 	int			count;
+	int			limit;
 
 	if (!begin_gathering(&g, inbox, obstacle))
 		return false;
-	changes = llmb_store_take_changes(inbox->attachment, proven, g.task->max_items, &change_count);
+	limit = Min(g.task->max_items, note_of(inbox->attachment)->rows);
+	g.look.deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), llmb_write_back_timeout_ms);
+	g.look.last_try = limit == 1;
+	changes = llmb_store_take_changes(inbox->attachment, proven, limit, &change_count);
 	keys = keys_of(&g, changes, change_count, &count);
 	if (!look_guarded(&g, keys, count, obstacle))
+	{
+		/* it took too long, perhaps: fewer at a time, until one alone shows that it is the row */
+		if (GetCurrentTimestamp() >= g.look.deadline)
+			note_of(inbox->attachment)->rows = Max(1, change_count / 2);
 		return false;
+	}
 	close_job(&g);
 	llmb_store_gathered(inbox->attachment, change_count, g.job != 0);
 	*new_job = g.job != 0;
@@ -595,10 +652,29 @@ note_obstacle(const LlmbInbox *inbox, const char *obstacle)
 	llmb_turn_commit();
 }
 
-/* The first that is due; sets when the next is. */
+/* Whose rows were gathered longest ago, by owner: no priority of one owner's keeps another waiting. */
+static TimestampTz
+owner_served_at(List *inboxes, const char *owner)
+{
+	TimestampTz at = 0;
+	ListCell   *lc;
+
+	foreach(lc, inboxes)
+	{
+		LlmbInbox  *inbox = lfirst(lc);
+
+		if (strcmp(inbox->owner, owner) == 0)
+			at = Max(at, note_of(inbox->attachment)->served_at);
+	}
+	return at;
+}
+
+/* One that is due, by turn of the owners, priority and age; sets when the next is. */
 static LlmbInbox *
 due_inbox(List *inboxes, TimestampTz now)
 {
+	LlmbInbox  *best = NULL;
+	TimestampTz best_served = 0;
 	ListCell   *lc;
 
 	next_look = 0;
@@ -606,15 +682,26 @@ due_inbox(List *inboxes, TimestampTz now)
 	foreach(lc, inboxes)
 	{
 		LlmbInbox  *inbox = lfirst(lc);
+		TimestampTz due;
+		TimestampTz served;
 
 		if (inbox->held)
 			continue;
 		waiting = true;
-		if (inbox->full || inbox->due <= now)
-			return inbox;
-		next_look = next_look == 0 ? inbox->due : Min(next_look, inbox->due);
+		due = Max(inbox->full ? 0 : inbox->due, note_of(inbox->attachment)->not_before);
+		if (due > now)
+		{
+			next_look = next_look == 0 ? due : Min(next_look, due);
+			continue;
+		}
+		served = owner_served_at(inboxes, inbox->owner);
+		if (best == NULL || served < best_served)
+		{
+			best = inbox;
+			best_served = served;
+		}
 	}
-	return NULL;
+	return best;
 }
 
 /*
@@ -661,10 +748,17 @@ llmb_gather_step(TimestampTz now, bool may_clean)
 
 	if (inbox == NULL)
 		return false;
+	at_work = inbox->attachment;
 	llmb_turn_begin("gathering changed rows");
 	if (gather(inbox, &new_job, &obstacle))
 	{
+		Note	   *note = note_of(inbox->attachment);
+
 		llmb_turn_commit();
+		at_work = 0;
+		note->failures = 0;
+		note->served_at = now;
+		note->rows = note->rows > PG_INT32_MAX / 2 ? PG_INT32_MAX : note->rows * 2;
 		look_pending = true;
 		return new_job;
 	}

@@ -43,7 +43,7 @@
 #define HELD_IN_A_LOOK	1000
 /* Rows of spending that one transaction sums up. */
 #define SPENDING_AT_A_TIME	1000
-#define AFTER_ERROR_MS	60000
+#define AFTER_ERROR_MS	5000
 
 int			llmb_keep_succeeded_min = -1;
 int			llmb_keep_partial_min = -1;
@@ -247,6 +247,12 @@ TimestampTz
 llmb_housekeeping_next(void)
 {
 	return Max(not_before, marked || settings_changed() ? 1 : next_look);
+}
+
+bool
+llmb_housekeeping_busy(void)
+{
+	return marked;
 }
 
 bool

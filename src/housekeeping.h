@@ -31,6 +31,8 @@ extern void llmb_housekeeping_files_gone(void);
 
 /* When there is something to do: never 0, for there is always a next look. */
 extern TimestampTz llmb_housekeeping_next(void);
+/* True while there are rows to be deleted, and not a look alone. */
+extern bool llmb_housekeeping_busy(void);
 
 /*
  * Does one slice: looks for jobs whose time is over, or removes some rows, in

@@ -711,9 +711,9 @@ llmb_lifecycle_step(void)
 	}
 	if (keep_house(now))
 		return 0;
-	/* what is due next wakes nobody: a sleeping worker looks around now and then */
-	if (llmb_housekeeping_next() <= now)
-		next = now;
+	/* the next look at old jobs wakes nobody: a sleeping worker looks around now and then */
+	if (llmb_housekeeping_next() <= now || llmb_housekeeping_busy())
+		next = next == 0 ? Max(now, llmb_housekeeping_next()) : Min(next, Max(now, llmb_housekeeping_next()));
 	if (next_look != 0 && (next == 0 || Max(next_look, list_due) < next))
 		next = Max(next_look, list_due);
 	if (dirty && (next == 0 || list_due < next))
@@ -741,5 +741,5 @@ llmb_lifecycle_busy(void)
 		if (!((LlmbFlight *) lfirst(lc))->foreign)
 			return true;
 	}
-	return jobs_active || next_answer != 0 || llmb_afterwards_busy() || llmb_probe_busy() || llmb_failover_busy() || llmb_gather_busy() || llmb_leftover_busy();
+	return jobs_active || next_answer != 0 || llmb_afterwards_busy() || llmb_probe_busy() || llmb_failover_busy() || llmb_gather_busy() || llmb_leftover_busy() || llmb_housekeeping_busy();
 }

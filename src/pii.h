@@ -69,12 +69,15 @@ extern const char *const llmb_pii_labels[];
  */
 extern bool llmb_pii_is_digits_id(const char *id, int len, const char *shape,
 								  bool (*keyword) (const char *words, void *arg), void *arg);
-/* The same for ids with letters in them, which need no shape. */
+/* The same for ids with letters in them and a check digit, which need no shape. */
 extern bool llmb_pii_is_mixed_id(const char *id, int len);
+/* The United Kingdom's, which has none: by its letters alone. */
 extern bool llmb_pii_is_nino(const char *id, int len);
+/* Whether these digits, without separators, can be the number of a payment card. */
 extern bool llmb_pii_is_card(const char *digits, int len);
-/* How many characters an IBAN of that country has; 0: there is none. */
+/* How many characters an IBAN of that country (two capitals) has; 0: there is none. */
 extern int	llmb_pii_iban_length(const char *country);
+/* Whether these digits and capitals, without separators, are an IBAN: country, length, checksum. */
 extern bool llmb_pii_is_iban(const char *iban, int len);
 
 /* ---- masking and restoring (pii.c) ---- */

@@ -31,6 +31,7 @@ extern const LlmbPrompt *llmb_mask_prompt(LlmbMasking *masking, const LlmbPrompt
 
 /* The prompt that was masked last goes out: its map is kept, unless it has been. */
 extern void llmb_masking_keep(LlmbMasking *masking, int64 job, int ordinal);
+/* Writes what is kept. */
 extern void llmb_masking_end(LlmbMasking *masking);
 
 /*

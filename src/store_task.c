@@ -196,6 +196,8 @@ llmb_store_attach(LlmbAttachment *a)
 
 	a->id = llmb_row_int(rows, 0, 1);
 	llmb_sql_done(rows);
+	/* by it what is left of an attachment is found, also of one that never came to anything */
+	llmb_sql_run("INSERT INTO llm_batch.gathering (attachment_id) VALUES ($1) ON CONFLICT (attachment_id) DO NOTHING", "l", a->id);
 }
 
 void
@@ -279,7 +281,7 @@ llmb_store_attachments(int64 task, const char *source_schema, const char *source
 List *
 llmb_store_inboxes(int64 proven)
 {
-	LlmbRows   *rows = llmb_sql("SELECT a.id, a.task_id, f.id IS NOT NULL, o.at + t.max_wait, "
+	LlmbRows   *rows = llmb_sql("SELECT a.id, a.task_id, f.id IS NOT NULL, o.at + t.max_wait, t.owner, "
 								HELD
 								"FROM llm_batch.attachment a JOIN llm_batch.task t ON t.id = a.task_id "
 								"CROSS JOIN LATERAL (SELECT i.at FROM llm_batch.inbox i WHERE i.attachment_id = a.id AND i.id > $1 "
@@ -298,7 +300,8 @@ llmb_store_inboxes(int64 proven)
 		inbox->task = llmb_row_int(rows, i, 2);
 		inbox->full = llmb_row_bool(rows, i, 3);
 		inbox->due = llmb_row_time(rows, i, 4);
-		inbox->held = llmb_row_bool(rows, i, 5);
+		inbox->owner = llmb_row_text(rows, i, 5);
+		inbox->held = llmb_row_bool(rows, i, 6);
 		list = lappend(list, inbox);
 	}
 	llmb_sql_done(rows);

@@ -89,6 +89,7 @@ typedef struct LlmbInbox
 {
 	int64		attachment;
 	int64		task;
+	char	   *owner;
 	bool		full;			/* max_items are there */
 	bool		held;			/* off, restored, or its last job is not sent yet */
 	TimestampTz due;			/* when the oldest has waited for max_wait */

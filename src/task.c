@@ -194,6 +194,15 @@ take_arguments(FunctionCallInfo fcinfo, LlmbTask *task)
 
 /* ---- checks ---- */
 
+static int
+compare_intervals(const char *a, const char *b)
+{
+	Datum		x = DirectFunctionCall3(interval_in, CStringGetDatum(a), ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1));
+	Datum		y = DirectFunctionCall3(interval_in, CStringGetDatum(b), ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1));
+
+	return DatumGetInt32(DirectFunctionCall2(interval_cmp, x, y));
+}
+
 static void
 check_own_arguments(const LlmbTask *task)
 {
@@ -202,6 +211,11 @@ check_own_arguments(const LlmbTask *task)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("max_items must lie between 1 and 50000"),
 				 errhint("So many changed rows travel at once, even if they are young.")));
+	if (compare_intervals(task->max_wait, "0") < 0 || compare_intervals(task->max_wait, "7 days") > 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("max_wait must lie between 0 and 7 days"),
+				 errhint("A changed row waits so long at most for others to travel with.")));
 	if (task->filter)
 		llmb_check_condition(task->filter);
 	(void) llmb_template_parse(task->prompt);
@@ -344,7 +358,6 @@ attach_table(const LlmbTask *task, Oid relid, bool row_level)
 	LlmbAsk    *ask;
 	LlmbSource *source;
 	Relation	rel;
-	bool		whole;
 
 	become_owner(task, &was);
 	ask = ask_of_task(NULL, task);
@@ -364,7 +377,7 @@ attach_table(const LlmbTask *task, Oid relid, bool row_level)
 	rel = table_open(relid, AccessShareLock);
 	check_generated(rel, source);
 	if (task->filter)
-		(void) llmb_condition_columns(rel, task->filter, &whole);
+		llmb_check_condition_on(rel, task->filter);
 	a->id = llmb_store_find_attachment(task->id, a->source_schema, a->source_table);
 	if (a->id == 0)
 		a->id = renamed_attachment(task, rel);
@@ -654,6 +667,13 @@ llmb_detach(PG_FUNCTION_ARGS)
 	int64		attachment = OidIsValid(relid) && get_rel_name(relid) ?
 		llmb_store_find_attachment(task->id, get_namespace_name(get_rel_namespace(relid)), get_rel_name(relid)) : 0;
 
+	if (attachment == 0 && OidIsValid(relid) && get_rel_name(relid))
+	{
+		Relation	rel = relation_open(relid, AccessShareLock);
+
+		attachment = renamed_attachment(task, rel);
+		relation_close(rel, NoLock);
+	}
 	if (attachment == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),

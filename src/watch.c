@@ -32,15 +32,66 @@ raw_condition(const char *condition)
 	return linitial_node(ResTarget, select->targetList)->val;
 }
 
-static bool
-has_sublink(Node *node, void *context)
+typedef struct Names
 {
+	Relation	rel;
+	Bitmapset  *columns;
+	bool		whole;
+} Names;
+
+/* A name that is no column's may stand for the row, or for a function of it. */
+static bool
+note_names(Node *node, void *context)
+{
+	Names	   *names = context;
+	ListCell   *lc;
+	bool		found = false;
+
 	if (node == NULL)
 		return false;
 	if (IsA(node, SubLink))
-		return true;
-	return expression_tree_walker(node, has_sublink, context);
+		names->whole = true;
+	if (!IsA(node, ColumnRef))
+		return raw_expression_tree_walker(node, note_names, context);
+	foreach(lc, castNode(ColumnRef, node)->fields)
+	{
+		AttrNumber	attnum = IsA(lfirst(lc), String) ? get_attnum(RelationGetRelid(names->rel), strVal(lfirst(lc))) : 0;
+
+		found |= attnum > 0;
+		if (attnum > 0)
+			names->columns = bms_add_member(names->columns, attnum);
+	}
+	names->whole |= !found;
+	return false;
 }
+
+Bitmapset *
+llmb_condition_columns(Relation rel, const char *condition, bool *whole)
+{
+	Names		names = {.rel = rel};
+
+	(void) note_names(raw_condition(condition), &names);
+	*whole = names.whole;
+	return names.columns;
+}
+
+void
+llmb_check_condition_on(Relation rel, const char *condition)
+{
+	ParseState *pstate = make_parsestate(NULL);
+	int			level = NewGUCNestLevel();
+	ParseNamespaceItem *item;
+
+	(void) set_config_option("search_path", "pg_catalog, pg_temp", PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_SAVE, true, 0, false);
+	item = addRangeTableEntryForRelation(pstate, rel, AccessShareLock, NULL, false, true);
+	addNSItemToQuery(pstate, item, true, true, true);
+	(void) transformWhereClause(pstate, raw_condition(condition), EXPR_KIND_WHERE, "WHERE");
+	AtEOXact_GUC(false, level);
+	free_parsestate(pstate);
+}
+
+/* ---- columns ---- */
 
 /* Attribute numbers as pull_varattnos() gives them; system columns are left out. */
 static Bitmapset *
@@ -60,29 +111,6 @@ plain_numbers(const Bitmapset *offset, bool *whole)
 	}
 	return numbers;
 }
-
-Bitmapset *
-llmb_condition_columns(Relation rel, const char *condition, bool *whole)
-{
-	ParseState *pstate = make_parsestate(NULL);
-	int			level = NewGUCNestLevel();
-	ParseNamespaceItem *item;
-	Bitmapset  *offset = NULL;
-	Node	   *expr;
-
-	(void) set_config_option("search_path", "pg_catalog, pg_temp", PGC_USERSET, PGC_S_SESSION,
-							 GUC_ACTION_SAVE, true, 0, false);
-	item = addRangeTableEntryForRelation(pstate, rel, AccessShareLock, NULL, false, true);
-	addNSItemToQuery(pstate, item, true, true, true);
-	expr = transformWhereClause(pstate, raw_condition(condition), EXPR_KIND_WHERE, "WHERE");
-	AtEOXact_GUC(false, level);
-	*whole = has_sublink(expr, NULL);
-	pull_varattnos(expr, item->p_rtindex, &offset);
-	free_parsestate(pstate);
-	return plain_numbers(offset, whole);
-}
-
-/* ---- columns ---- */
 
 bool
 llmb_generated_from(Relation rel, int generated, const Bitmapset *columns)

@@ -14,10 +14,16 @@
 #include "utils/rel.h"
 
 /*
- * The columns that a condition reads, as numbers that start from 1; *whole is
- * set when it reads the row as a whole, or others through a subquery.  Names
- * in it mean what they mean with search_path = pg_catalog.  Raises when the
- * condition is none on that table.
+ * Raises unless the condition is one on that table; names in it mean what
+ * they mean with search_path = pg_catalog.
+ */
+extern void llmb_check_condition_on(Relation rel, const char *condition);
+
+/*
+ * The columns that a condition may read, as numbers that start from 1; *whole
+ * is set when that cannot be told.  Goes by the text alone, for functions and
+ * columns that it names may be gone, and the statement that changes a row
+ * must not fail for it.
  */
 extern Bitmapset *llmb_condition_columns(Relation rel, const char *condition, bool *whole);
 

@@ -692,40 +692,45 @@ llmb_write_together(const LlmbJobDef *def, Oid owner, LlmbWriteNext next, void *
 
 /* ---- looking ---- */
 
-/* Halved, until a row that cannot be read stands alone. */
-static void
-read_slice(const Slice *slice, const int *which, int count)
+/* Halved, until a row that cannot be read stands alone.  False: all of it another time. */
+static bool
+read_slice(const Slice *slice, const LlmbLook *look, const int *which, int count, char **obstacle)
 {
 	char	   *message = NULL;
 	int			sqlstate = try_slice(slice, TRY_READ, which, count, &message);
 
 	if (sqlstate == 0)
-		return;
-	if (count > 1)
+		return true;
+	if (llmb_error_passes(sqlstate) && !look->last_try)
 	{
-		read_slice(slice, which, count / 2);
-		read_slice(slice, which + count / 2, count - count / 2);
-		return;
+		*obstacle = psprintf("rows cannot be read for now: %s", message ? message : "it takes too long");
+		return false;
 	}
+	if (count > 1)
+		return read_slice(slice, look, which, count / 2, obstacle) &&
+			read_slice(slice, look, which + count / 2, count - count / 2, obstacle);
 	slice->readings[which[0]].found = LLMB_FOUND_ERROR;
 	slice->readings[which[0]].reason = message ? message : pstrdup("there was not time enough to read the row");
+	return true;
 }
 
 bool
 llmb_look_at_rows(const LlmbJobDef *def, Oid owner, const LlmbLook *look, LlmbReading *readings, int count, char **obstacle)
 {
 	Slice		slice = {.def = def, .who.owner = owner, .readings = readings};
-	Ground		ground;
+	bool		looked;
 
 	*obstacle = NULL;
 	if (count == 0)
 		return true;
-	ground = begin_slice(&slice, obstacle);
-	if (ground == GROUND_FIRM)
+	looked = begin_slice(&slice, obstacle) == GROUND_FIRM;
+	if (looked)
 	{
+		if (look->deadline != 0)
+			slice.who.deadline = look->deadline;
 		build_look(&slice, look);
-		read_slice(&slice, all_of_them(count), count);
+		looked = read_slice(&slice, look, all_of_them(count), count, obstacle);
 	}
 	llmb_as_owner_end();
-	return ground == GROUND_FIRM;
+	return looked;
 }

@@ -73,6 +73,8 @@ typedef struct LlmbLook
 	const char *filter;			/* SQL condition, names qualified; NULL none */
 	char	  **needed;			/* columns that must not be NULL */
 	int			needed_count;
+	TimestampTz deadline;		/* of all looks that belong together */
+	bool		last_try;		/* a row that takes too long is an error, not "another time" */
 } LlmbLook;
 
 typedef struct LlmbReading
@@ -87,7 +89,8 @@ typedef struct LlmbReading
 /*
  * Looks at rows of the job's source by their keys, as the owner, and renders
  * their prompts.  False when that cannot be done now: somebody has locked the
- * table (*obstacle is NULL), or what it needs is gone (and says what).
+ * table (*obstacle is NULL), or what it needs is gone, or reading took too
+ * long or met a lock (and says what).
  */
 extern bool llmb_look_at_rows(const LlmbJobDef *def, Oid owner, const LlmbLook *look,
 							  LlmbReading *readings, int count, char **obstacle);

@@ -358,10 +358,12 @@ is(db('renamed', $OBJECTS), $pristine, 'and can be made anew');
 
 done_testing();
 __DATA__
+function answer_field(jsonb, text, anyelement): PUBLIC EXECUTE
 function answer_json(text): PUBLIC EXECUTE
 function apply(bigint): PUBLIC EXECUTE
 function cancel(bigint): PUBLIC EXECUTE
 function check_pattern(text): PUBLIC EXECUTE
+function create_view(text, text, regclass): PUBLIC EXECUTE
 function estimate(regclass, text, text, text, text, text, bigint, name, text, jsonb, jsonb, text, integer, boolean, boolean, integer, boolean, numeric, interval, bigint, text, jsonb, text, text): PUBLIC EXECUTE
 function forget(bigint): PUBLIC EXECUTE
 function may_see(name): PUBLIC EXECUTE
@@ -378,6 +380,7 @@ function server_health(): PUBLIC EXECUTE
 function submit(regclass, text, text, text, text, text, bigint, name, text, jsonb, jsonb, text, integer, boolean, boolean, integer, boolean, numeric, interval, bigint, text, jsonb, text, text): PUBLIC EXECUTE
 function submit_prompts(text[], text, name, text, jsonb, jsonb, text, integer, boolean, boolean, integer, boolean, numeric, interval, bigint, text, jsonb, text, text): PUBLIC EXECUTE
 function submit_query(text, text, name, text, jsonb, jsonb, text, integer, boolean, boolean, integer, boolean, numeric, interval, bigint, text, jsonb, text, text): PUBLIC EXECUTE
+function task_answer(bigint, "any"): PUBLIC EXECUTE
 function time_left(name, text, integer, integer, timestamp with time zone): PUBLIC EXECUTE
 function validator(text[], oid): 
 function worker_status(): PUBLIC EXECUTE
@@ -412,6 +415,7 @@ table queue: PUBLIC SELECT
 table result: PUBLIC SELECT
 table spending: PUBLIC SELECT
 table tally: PUBLIC SELECT
+table task_view: PUBLIC SELECT
 table turnaround: PUBLIC SELECT
 table unapplied: PUBLIC SELECT
 view attempts: PUBLIC SELECT

@@ -224,19 +224,21 @@ is(maps(), '0', 'the map is gone');
 
 # ---- a crash, and a file that is written again ----
 
-# The second time patterns are others, and every byte is the same.
-people();
-sent();
-append_to_file($orders, "kill planning a batch: committed\n");
-$job = submit($node, %ask, server => 'openai', system => $SYSTEM, mode => 'batch');
-my $until = time + $LlmBatch::PATIENCE;
-select undef, undef, undef, 0.05 while slurp_file($orders) =~ /kill/ && time < $until;
-is(slurp_file($orders), '', 'the worker died when the batch was planned');
-$node->poll_query_until('postgres', 'SELECT true');
-is(wait_job($node, $job), 'succeeded', 'after a crash: the job succeeded') or explain_job($node, $job);
-nothing_left('after a crash');
-is(sql($node, "SELECT $RIGHT FROM people"), 't', 'after a crash: the answers have the originals');
-is(maps(), '0', 'after a crash: the map is gone');
+foreach my $mode ('batch', 'realtime')
+{
+	people();
+	sent();
+	append_to_file($orders, "kill planning a batch: committed\n");
+	$job = submit($node, %ask, server => 'openai', system => $SYSTEM, mode => $mode);
+	my $until = time + $LlmBatch::PATIENCE;
+	select undef, undef, undef, 0.05 while slurp_file($orders) =~ /kill/ && time < $until;
+	is(slurp_file($orders), '', "$mode: the worker died when the batch was planned");
+	$node->poll_query_until('postgres', 'SELECT true');
+	is(wait_job($node, $job), 'succeeded', "$mode, after a crash: the job succeeded") or explain_job($node, $job);
+	nothing_left("$mode, after a crash");
+	is(sql($node, "SELECT $RIGHT FROM people"), 't', "$mode, after a crash: the answers have the originals");
+	is(maps(), '0', "$mode, after a crash: the map is gone");
+}
 
 # An upload that fails for long, the worker dead meanwhile, patterns changed.
 sub files_sent { return map { JSON::PP->new->decode($_) } grep { /"path": "\/v1\/files"/ } split /\n/, slurp_file($sim->record_file) }
@@ -366,6 +368,32 @@ $job = submit($node, %ask, mask_pii => undef, server => 'openai', mode => 'batch
 is(wait_job($node, $job), 'succeeded', 'without mask_pii');
 like(sent(), qr/Anna \(anna\.secret1\@example\.com\) writes/, 'texts go as they are');
 is(maps($job), '0', 'and nothing is kept');
+
+# ---- databases that are not UTF-8 ----
+
+{
+	local $ENV{PGCLIENTENCODING} = 'UTF8';
+	my %encoding = (latin1 => 'LATIN1', ascii => 'SQL_ASCII');
+
+	foreach my $name (sort keys %encoding)
+	{
+		my $body = "M\xc3\xbcller <m\xc3\xbcller\@stra\xc3\x9fe.de> \xc3\xa4 Gr\xc3\xb6\xc3\x9fe7 \xc3\xbc.";
+		my $text = "Der $body Mehr.";
+
+		sql($node, "CREATE DATABASE $name TEMPLATE template0 ENCODING '$encoding{$name}' LOCALE 'C'");
+		$node->safe_psql($name, qq{
+			CREATE EXTENSION llm_batch;
+			INSERT INTO llm_batch.pii_pattern VALUES ('size', 'Gr\xc3\xb6\xc3\x9fe[0-9]', 'SIZE');
+			CREATE TABLE notes (id int PRIMARY KEY, body text, summary text);
+			INSERT INTO notes VALUES (1, '$text')});
+		is($node->safe_psql($name, "SELECT llm_batch.redact(body) FROM notes"), "Der M\xc3\xbcller <[EMAIL_1]> \xc3\xa4 [SIZE_1] \xc3\xbc. Mehr.", "$name: found and replaced");
+		my ($status, $out, $err) = $node->psql($name, qq{
+			SELECT llm_batch.submit('notes', '{{body}}', 'mock', 'summary', server => 'mock', mode => 'batch', mask_pii => true);
+			CALL llm_batch.wait(1)});
+		is($node->safe_psql($name, 'SELECT summary FROM notes'), "Der $body", "$name: and put back") or diag($err);
+		sql($node, "DROP DATABASE $name WITH (FORCE)");
+	}
+}
 
 foreach my $secret (@secrets)
 {

@@ -106,6 +106,13 @@ is(wait_job($node, $array), 'succeeded', 'then they go');
 is(wait_job($node, $empty), 'succeeded', 'none at all is no failure');
 is(sql($node, "SELECT string_agg(answer, ' ' ORDER BY ordinal) FROM llm_batch.results WHERE job_id = $array"), 'one two three', 'each with its answer');
 
+# what follows the other at once goes before
+sql($node, 'CREATE TABLE fact (n int)');
+my $followed = prompts("'{fact}'", ", on_success => 'INSERT INTO public.fact SELECT generate_series(1, 6) FROM pg_sleep(0.2)'");
+my $facts = follow_query($followed, q{SELECT n AS key, 'Fact.' AS prompt FROM public.fact});
+is(wait_job($node, $facts), 'succeeded', 'after a job with on_success');
+is(job_row($node, $facts)->{total}, 6, 'its query finds what that has made');
+
 # a query without rows
 my $none = follow_query($first, q{SELECT 1 AS key, 'x' AS prompt WHERE false});
 is(wait_job($node, $none), 'succeeded', 'no rows are no failure');
@@ -191,6 +198,8 @@ sql($node, q{
 	BEGIN LOOP BEGIN PERFORM pg_sleep(60); EXCEPTION WHEN query_canceled THEN NULL; END; END LOOP; END $$;
 	CREATE FUNCTION secret() RETURNS int LANGUAGE sql AS $$ SELECT left(body, 7)::int FROM public.notes LIMIT 1 $$;
 	CREATE FUNCTION whoami() RETURNS text LANGUAGE plpgsql AS $$ BEGIN RETURN current_user || ' ' || current_setting('search_path') || '.'; END $$});
+my $odd = follow_query($held, q{SELECT E'a\\tb\\\\c\\nd' AS key, ' ' AS prompt});
+my $after_mixed = prompts("'{after all}'", ", after => $mixed");
 my $gone = follow_query($held, q{SELECT id AS key, body AS prompt FROM public.passing});
 my $slow = follow_query($held, q{SELECT 1 AS key, 'x' AS prompt FROM pg_sleep(60)});
 my $quoting = follow_query($held, q{SELECT public.secret() AS key, 'x' AS prompt});
@@ -214,6 +223,9 @@ is(sql($node, "SELECT count(*) FROM llm_batch.results WHERE job_id = $mixed AND 
 like(sql($node, "SELECT error FROM llm_batch.results WHERE job_id = $mixed AND key = '13'"), qr/params cannot be sent/, 'in words');
 check_job($node, $mixed);
 is(sql($node, "SELECT llm_batch.retry($mixed)"), '0', 'there is nothing to send again');
+is(wait_job($node, $after_mixed), 'succeeded', 'who comes after a job that ended partial begins');
+is(wait_job($node, $odd), 'failed', 'when none can be sent');
+is(sql($node, "SELECT key = E'a\\tb\\\\c\\nd' AND error = 'the prompt for key ' || key || ' is empty' FROM llm_batch.results WHERE job_id = $odd"), 't', 'whatever its key looks like');
 
 is(wait_job($node, $slow), 'failed', 'a slow query ends its job');
 is(line($slow), 'failed 0 0 0 0 0 its query took longer than llm_batch.query_timeout, which is 2000 ms', 'and the setting is named');
@@ -239,6 +251,23 @@ like(line($locked), qr/^waiting 0 .*(locked: it is tried again|its query runs)/,
 $lock->query('COMMIT');
 $lock->end;
 is(wait_job($node, $locked), 'succeeded', 'it is tried again');
+
+# without a key it waits for one, and runs no query
+sql($node, q{CREATE ROLE intern; GRANT USAGE ON FOREIGN SERVER sim TO intern; CREATE USER MAPPING FOR intern SERVER sim OPTIONS (api_key 'sk-test')});
+my ($before, $keyless) = split /\n/, sql($node, qq{
+	SET ROLE intern;
+	BEGIN;
+	SELECT llm_batch.submit_prompts('{a}', 'mock', server => 'mock') AS job \\gset
+	SELECT llm_batch.pause(:job) \\g /dev/null
+	SELECT llm_batch.submit_query('SELECT 1 AS key, ''Key.'' AS prompt', '$LlmBatch::MODEL', server => 'sim', mode => 'batch', after => :job) AS keyless \\gset
+	COMMIT;
+	SELECT :job; SELECT :keyless});
+sql($node, 'DROP USER MAPPING FOR intern SERVER sim');
+go_on($before);
+wait_until($node, "SELECT state = 'paused' AND reason ~ 'no user mapping' FROM llm_batch.progress WHERE job_id = $keyless");
+is(sql($node, "SELECT count(*) FROM llm_batch.events WHERE job_id = $keyless AND kind = 'querying'"), '0', 'a job without a key runs no query');
+sql($node, q{CREATE USER MAPPING FOR intern SERVER sim OPTIONS (api_key 'sk-test')});
+is(wait_job($node, $keyless), 'succeeded', 'it goes on by itself when there is one');
 
 # ---- crashes ----
 

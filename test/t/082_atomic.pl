@@ -217,6 +217,40 @@ sql($node, 'DROP TRIGGER slow ON articles');
 sql($node, "SELECT llm_batch.apply($job)");
 is(wait_until($node, "SELECT state = 'succeeded' FROM llm_batch.job WHERE id = $job"), 1, 'when it is gone, apply() writes');
 
+# a trigger that cannot be cancelled
+begin('stubborn');
+sql($node, q{CREATE FUNCTION stubborn() RETURNS trigger LANGUAGE plpgsql AS $$
+	BEGIN LOOP BEGIN PERFORM pg_sleep(60); EXCEPTION WHEN query_canceled THEN NULL; END; END LOOP; END $$;
+	CREATE TRIGGER stubborn BEFORE UPDATE ON articles FOR EACH ROW WHEN (NEW.id = 25) EXECUTE FUNCTION stubborn()});
+$job = atomic();
+is(wait_job($node, $job), 'failed', 'a trigger that catches its cancels');
+like(line($job), qr/code on the table could not be cancelled/, 'is not run again by itself');
+is(answers(), '0', 'nothing is written');
+sql($node, 'DROP TRIGGER stubborn ON articles');
+sql($node, "SELECT llm_batch.apply($job)");
+is(wait_until($node, "SELECT state = 'succeeded' FROM llm_batch.job WHERE id = $job"), 1, 'when it is gone, apply() writes');
+
+# a constraint that is checked at the end is checked before
+begin('deferred');
+sql($node, q{CREATE TABLE allowed (summary text PRIMARY KEY);
+	ALTER TABLE articles ADD CONSTRAINT allowed FOREIGN KEY (summary) REFERENCES allowed DEFERRABLE INITIALLY DEFERRED});
+$job = atomic();
+is(wait_job($node, $job), 'failed', 'a deferred constraint');
+like(line($job), qr/the row with key \d+ refused its answer/, 'names its row');
+is(answers(), '0', 'nothing is written');
+sql($node, 'ALTER TABLE articles DROP CONSTRAINT allowed');
+
+# personal data that was masked is not told by what the table says
+begin('masked');
+sql($node, q{ALTER TABLE articles ADD CONSTRAINT short CHECK (summary !~ 'ann@'); UPDATE articles SET body = 'Article 2 speaks to ann@example.com.' WHERE id = 2;
+	CREATE FUNCTION quote() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'not %', NEW.summary; END $$;
+	CREATE TRIGGER quote BEFORE UPDATE OF summary ON articles FOR EACH ROW WHEN (NEW.id = 2) EXECUTE FUNCTION quote()});
+$job = atomic(mask_pii => 1);
+is(wait_job($node, $job), 'failed', 'a trigger that quotes the answer');
+like(sql($node, "SELECT answer FROM llm_batch.results WHERE job_id = $job AND key = '2'"), qr/ann\@example\.com/, 'the answer has its address again');
+unlike(sql($node, "SELECT error FROM llm_batch.results WHERE job_id = $job AND key = '2'"), qr/ann/, 'the error does not');
+sql($node, q{DROP TRIGGER quote ON articles; ALTER TABLE articles DROP CONSTRAINT short; UPDATE articles SET body = 'Article 2 speaks.' WHERE id = 2});
+
 # ---- ends that are asked for ----
 
 begin('cancelled');

@@ -369,14 +369,15 @@ set(idle_timeout => '1h', keep_succeeded_jobs => -1);
 
 # ---- crashes ----
 
-# What comes after a commit is done by the next worker, each time.
+# The next worker goes on where this one stopped, each time; after an error it
+# is the same one, a while later.
 sub order
 {
 	PostgreSQL::Test::Utils::append_to_file($orders, join '', map { "$_\n" } @_);
 }
 
 foreach my $point ('kill 2 forgetting jobs: commit', 'kill 2 forgetting jobs: committed', 'exit forgetting jobs: committed', 'stop 2 forgetting jobs: committed',
-	'kill obeying a command: commit', 'kill obeying a command: committed')
+	'error 2 forgetting jobs: commit', 'kill obeying a command: commit', 'kill obeying a command: committed')
 {
 	my @jobs = (ended(4000), ended(10));
 
