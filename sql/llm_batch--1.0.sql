@@ -139,6 +139,7 @@ CREATE TABLE llm_batch.job_def (
 	job_id bigint PRIMARY KEY,
 	source_schema name,
 	source_table name,
+	source_owner name,
 	key_columns name[],
 	target_columns name[],
 	prompt text,
@@ -154,6 +155,8 @@ CREATE TABLE llm_batch.job_def (
 	on_success text,
 	on_error text
 );
+COMMENT ON COLUMN llm_batch.job_def.source_owner IS
+'who the table belonged to: a table of that name that belongs to another role is not written to';
 COMMENT ON TABLE llm_batch.job_def IS 'what a job asks: template, source, target; by name, never by oid';
 
 CREATE TABLE llm_batch.item (
@@ -470,6 +473,7 @@ CREATE TABLE llm_batch.attachment (
 	task_id bigint NOT NULL,
 	source_schema name NOT NULL,
 	source_table name NOT NULL,
+	source_owner name NOT NULL,
 	key_columns name[] NOT NULL,
 	target_columns name[],
 	prompt text NOT NULL,

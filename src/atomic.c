@@ -19,7 +19,6 @@
  */
 #include "llm_batch.h"
 
-#include "miscadmin.h"
 #include "utils/acl.h"
 #include "utils/timestamp.h"
 

@@ -25,6 +25,7 @@
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
+#include "utils/fmgroids.h"
 #include "utils/guc.h"
 #include "utils/hsearch.h"
 #include "utils/inval.h"
@@ -39,6 +40,7 @@
 #include "enqueue.h"
 #include "key.h"
 #include "shmem.h"
+#include "source.h"
 #include "task.h"
 #include "template.h"
 #include "watch.h"
@@ -110,9 +112,13 @@ llmb_inbox_end(LlmbInboxWriter *writer)
 
 /* ---- what a session knows of its triggers ---- */
 
+/*
+ * One that is not valid any more may still be in use further up, by a
+ * statement that called the code that changed it: it lives until the
+ * transaction is over, and a new one takes its place.
+ */
 typedef struct Watch
 {
-	Oid			trigger;		/* the key */
 	Oid			relid;
 	bool		valid;
 	bool		ignored;		/* made by attach(), and detached since */
@@ -128,20 +134,26 @@ typedef struct Watch
 	char	   *time_zone;
 } Watch;
 
+typedef struct WatchEntry
+{
+	Oid			trigger;		/* the key */
+	Watch	   *watch;			/* the newest; NULL none */
+} WatchEntry;
+
 static HTAB *watches = NULL;
 
 static void
 relation_changed(Datum arg, Oid relid)
 {
 	HASH_SEQ_STATUS scan;
-	Watch	   *watch;
+	WatchEntry *entry;
 
 	(void) arg;
 	hash_seq_init(&scan, watches);
-	while ((watch = hash_seq_search(&scan)) != NULL)
+	while ((entry = hash_seq_search(&scan)) != NULL)
 	{
-		if (relid == InvalidOid || watch->relid == relid)
-			watch->valid = false;
+		if (entry->watch && (relid == InvalidOid || entry->watch->relid == relid))
+			entry->watch->valid = false;
 	}
 }
 
@@ -154,7 +166,7 @@ llmb_triggers_forget(Oid relid)
 static void
 open_watches(void)
 {
-	HASHCTL		control = {.keysize = sizeof(Oid), .entrysize = sizeof(Watch)};
+	HASHCTL		control = {.keysize = sizeof(Oid), .entrysize = sizeof(WatchEntry)};
 
 	if (watches)
 		return;
@@ -175,7 +187,10 @@ is_named_itself(Oid relid, const LlmbAttachment *attachment)
 		strcmp(get_namespace_name(get_rel_namespace(relid)), attachment->source_schema) == 0;
 }
 
-/* Is it, by name, the table that is attached, or a part of it? */
+/*
+ * Is it the table that is attached, or a part of it?  By name, and by its
+ * owner: who takes a name that has become free must not spend for others.
+ */
 static bool
 is_named_by(Relation rel, const LlmbAttachment *attachment)
 {
@@ -185,7 +200,7 @@ is_named_by(Relation rel, const LlmbAttachment *attachment)
 	foreach(lc, lcons_oid(RelationGetRelid(rel), relids))
 	{
 		if (is_named_itself(lfirst_oid(lc), attachment))
-			return true;
+			return llmb_owner_is_known(lfirst_oid(lc), attachment->source_owner, InvalidOid);
 	}
 	return false;
 }
@@ -224,7 +239,7 @@ find_attachment(int64 task, Relation rel)
 		int64		found = llmb_store_find_attachment(task, get_namespace_name(get_rel_namespace(lfirst_oid(lc))),
 													   get_rel_name(lfirst_oid(lc)));
 
-		if (found != 0)
+		if (found != 0 && llmb_owner_is_known(lfirst_oid(lc), llmb_store_attachment(found)->source_owner, InvalidOid))
 			return found;
 	}
 	return 0;
@@ -302,27 +317,36 @@ learn(Watch *watch, Relation rel, const Trigger *trigger)
 }
 
 static Watch *
-watch_of(Relation rel, const Trigger *trigger)
+new_watch(Relation rel)
 {
-	Watch	   *watch;
-	bool		found;
+	MemoryContext context = AllocSetContextCreate(TopMemoryContext, "llm_batch trigger", ALLOCSET_SMALL_SIZES);
+	Watch	   *watch = MemoryContextAllocZero(context, sizeof(Watch));
 
-	open_watches();
-	watch = hash_search(watches, &trigger->tgoid, HASH_ENTER, &found);
-	if (!found)
-	{
-		watch->context = NULL;
-		watch->valid = false;
-	}
-	if (watch->valid)
-		return watch;
-	if (watch->context)
-		MemoryContextDelete(watch->context);
-	memset((char *) watch + sizeof(Oid), 0, sizeof(Watch) - sizeof(Oid));
-	watch->context = AllocSetContextCreate(TopMemoryContext, "llm_batch trigger", ALLOCSET_SMALL_SIZES);
+	watch->context = context;
 	watch->relid = RelationGetRelid(rel);
 	/* what is told to be changed while it is being read is read again next time */
 	watch->valid = true;
+	return watch;
+}
+
+static Watch *
+watch_of(Relation rel, const Trigger *trigger)
+{
+	WatchEntry *entry;
+	Watch	   *volatile watch;
+	bool		found;
+
+	open_watches();
+	entry = hash_search(watches, &trigger->tgoid, HASH_ENTER, &found);
+	if (!found)
+		entry->watch = NULL;
+	if (entry->watch && entry->watch->valid)
+		return entry->watch;
+	if (entry->watch)
+		MemoryContextSetParent(entry->watch->context, TopTransactionContext);
+	entry->watch = NULL;
+	watch = new_watch(rel);
+	entry->watch = watch;
 	PG_TRY();
 	{
 		learn(watch, rel, trigger);
@@ -574,6 +598,14 @@ put_truncate(Rows *rows)
 	llmb_inbox_put(rows->writer, rows->watch->is_part ? LLMB_PART_EMPTIED : LLMB_TABLE_EMPTIED, NULL);
 }
 
+/* The worker's own UPDATE, not a statement of a user's trigger that it has set off. */
+static bool
+is_our_write(const TriggerData *data)
+{
+	return llmb_writing_attachment != 0 && TRIGGER_FIRED_BY_UPDATE(data->tg_event) &&
+		DatumGetInt32(OidFunctionCall0(F_PG_TRIGGER_DEPTH)) == 1;
+}
+
 /*
  * While the worker writes answers of another task, nothing counts but these:
  * what a BEFORE trigger stamps on the way, if two tasks read it, would have
@@ -606,7 +638,7 @@ note_changes(const TriggerData *data, Watch *watch)
 	Rows		rows = {.watch = watch, .columns = watch->columns, .whole = watch->whole};
 	int			level = NewGUCNestLevel();
 
-	if (llmb_writing_attachment != 0)
+	if (is_our_write(data))
 		narrow_to_answers(&rows, data->tg_relation);
 	if (watch->key_text && llmb_key_text_needs_settings(watch->key_text))
 		llmb_pin_rendering(watch->time_zone);
@@ -635,7 +667,7 @@ llmb_enqueue(PG_FUNCTION_ARGS)
 	check_call(fcinfo);
 	data = (TriggerData *) fcinfo->context;
 	watch = watch_of(data->tg_relation, data->tg_trigger);
-	if (watch->ignored || watch->attachment == llmb_writing_attachment)
+	if (watch->ignored || (is_our_write(data) && watch->attachment == llmb_writing_attachment))
 		return PointerGetDatum(NULL);
 	if (TRIGGER_FIRED_BY_UPDATE(data->tg_event) && is_irrelevant(watch, data))
 		return PointerGetDatum(NULL);

@@ -26,6 +26,7 @@
 #include "common/hashfn.h"
 #include "utils/fmgrprotos.h"
 #include "utils/hsearch.h"
+#include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
@@ -46,8 +47,12 @@
 
 /* Rows that are looked at with one query. */
 #define LOOK_ROWS		500
+/* An entry of a btree has at most 2704 bytes: a longer key is no row's of llm_batch.task_item. */
+#define MAX_KEY_BYTES	2600
 /* A job's prompts; what is beyond waits for the next. */
 #define MOST_BYTES		(INT64CONST(64) * 1024 * 1024)
+/* Looking at rows takes no longer than this, or it is done with fewer. */
+#define LOOK_MS			2000
 /* After a look, the next is so much later at least, however many commits there are. */
 #define LOOK_EVERY_MS	200
 /* Rows that could not be gathered are tried again after so long, then twice as long, ... */
@@ -241,6 +246,29 @@ find_needed(Gathering *g)
 	}
 }
 
+/* A column that the task cannot do without: why nothing can be gathered, or NULL. */
+static char *
+missing_column(const LlmbAttachment *a)
+{
+	Oid			schema = get_namespace_oid(a->source_schema, true);
+	Oid			relid = OidIsValid(schema) ? get_relname_relid(a->source_table, schema) : InvalidOid;
+	LlmbTemplate *template = llmb_template_parse(a->prompt);
+
+	if (!OidIsValid(relid))
+		return NULL;			/* whoever opens it tells */
+	for (int i = 0; i < a->key_count; i++)
+	{
+		if (get_attnum(relid, a->keys[i]) == InvalidAttrNumber)
+			return psprintf("column \"%s\" of the key does not exist any more: alter_task(key => ...), then run()", a->keys[i]);
+	}
+	for (int i = 0; i < template->column_count; i++)
+	{
+		if (get_attnum(relid, template->columns[i]) == InvalidAttrNumber)
+			return psprintf("column \"%s\" of the prompt does not exist any more: alter_task(prompt => ...)", template->columns[i]);
+	}
+	return NULL;
+}
+
 /* What each of the task's jobs is; false, with *reason, when there can be none. */
 static bool
 begin_gathering(Gathering *g, const LlmbInbox *inbox, char **reason)
@@ -258,6 +286,8 @@ begin_gathering(Gathering *g, const LlmbInbox *inbox, char **reason)
 		*reason = psprintf("role \"%s\", which owns the task, does not exist any more", task->owner);
 	else if (g->ask.server == NULL)
 		*reason = psprintf("server \"%s\" does not exist any more", task->server);
+	else
+		*reason = missing_column(a);
 	if (*reason)
 		return false;
 	g->ask.model = llmb_model(g->ask.server, task->model);
@@ -276,6 +306,7 @@ begin_gathering(Gathering *g, const LlmbInbox *inbox, char **reason)
 	job->prompt_version = task->version;
 	job->def.source_schema = a->source_schema;
 	job->def.source_table = a->source_table;
+	job->def.source_owner = a->source_owner;
 	job->def.key_columns = a->keys;
 	job->def.key_count = a->key_count;
 	job->def.target_columns = a->targets;
@@ -383,6 +414,8 @@ add_newest(Gathering *g, const char *key, int64 hash, int ordinal)
 {
 	LlmbTaskItem *item;
 
+	if (strlen(key) > MAX_KEY_BYTES)
+		return;
 	if (g->newest_count == g->newest_space)
 	{
 		g->newest_space = Max(g->newest_space * 2, 256);
@@ -461,8 +494,14 @@ look_at(Gathering *g, Key **keys, int count, LlmbReading *readings)
 	llmb_store_task_items(g->attachment->id, items, count);
 	for (int i = 0; i < count; i++)
 	{
-		const LlmbReading *reading = &readings[i];
+		LlmbReading *reading = &readings[i];
 
+		/* which of its items is the newest could not be told */
+		if (strlen(items[i].key) > MAX_KEY_BYTES && reading->found == LLMB_FOUND_PROMPT)
+		{
+			reading->found = LLMB_FOUND_ERROR;
+			reading->reason = psprintf("the key has more than %d bytes", MAX_KEY_BYTES);
+		}
 		switch (reading->found)
 		{
 			case LLMB_FOUND_NOTHING:
@@ -625,15 +664,16 @@ gather(const LlmbInbox *inbox, bool *new_job, char **obstacle)
 	if (!begin_gathering(&g, inbox, obstacle))
 		return false;
 	limit = Min(g.task->max_items, note_of(inbox->attachment)->rows);
-	g.look.deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), llmb_write_back_timeout_ms);
 	g.look.last_try = limit == 1;
+	g.look.deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), g.look.last_try ? llmb_write_back_timeout_ms :
+												  Min(llmb_write_back_timeout_ms, LOOK_MS));
 	changes = llmb_store_take_changes(inbox->attachment, proven, limit, &change_count);
 	keys = keys_of(&g, changes, change_count, &count);
 	if (!look_guarded(&g, keys, count, obstacle))
 	{
 		/* it took too long, perhaps: fewer at a time, until one alone shows that it is the row */
 		if (GetCurrentTimestamp() >= g.look.deadline)
-			note_of(inbox->attachment)->rows = Max(1, change_count / 2);
+			note_of(inbox->attachment)->rows = Max(1, change_count / 4);
 		return false;
 	}
 	close_job(&g);
@@ -695,7 +735,9 @@ due_inbox(List *inboxes, TimestampTz now)
 			continue;
 		}
 		served = owner_served_at(inboxes, inbox->owner);
-		if (best == NULL || served < best_served)
+		if (best == NULL || served < best_served ||
+			(served == best_served && inbox->priority == best->priority &&
+			 note_of(inbox->attachment)->served_at < note_of(best->attachment)->served_at))
 		{
 			best = inbox;
 			best_served = served;
@@ -758,7 +800,8 @@ llmb_gather_step(TimestampTz now, bool may_clean)
 		at_work = 0;
 		note->failures = 0;
 		note->served_at = now;
-		note->rows = note->rows > PG_INT32_MAX / 2 ? PG_INT32_MAX : note->rows * 2;
+		if (note->rows <= PG_INT32_MAX / 2 && TimestampDifferenceMilliseconds(now, GetCurrentTimestamp()) < LOOK_MS / 4)
+			note->rows *= 2;
 		look_pending = true;
 		return new_job;
 	}

@@ -309,6 +309,8 @@ collect(Planning *planning, TimestampTz now)
 	/* what has changed since it was asked about is not sent any more */
 	if (job->attachment != 0)
 		planning->withdrawn = llmb_store_withdraw_changed(job->attachment, job->id);
+	if (planning->withdrawn > 0)
+		llmb_turn_see_changes();
 	if (fresh)
 		llmb_store_new_prompts(job->id, job->planned_to, limit, plan_prompt, planning);
 	else

@@ -10,6 +10,7 @@
 #include "llm_batch.h"
 
 #include "access/genam.h"
+#include "access/htup_details.h"
 #include "access/relation.h"
 #include "access/sysattr.h"
 #include "access/table.h"
@@ -24,6 +25,7 @@
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/relcache.h"
+#include "utils/syscache.h"
 #include "utils/varlena.h"
 
 #include "compat.h"
@@ -441,11 +443,28 @@ llmb_source_resolve(Oid relid, const char *prompt, const char *key, const char *
 	source->relid = relid;
 	source->schema = get_namespace_name(RelationGetNamespace(rel));
 	source->table = pstrdup(RelationGetRelationName(rel));
+	source->owner = GetUserNameFromId(rel->rd_rel->relowner, false);
 	resolve_template(source, rel, prompt, target);
 	resolve_key(source, rel, key);
 	resolve_targets(source, rel, target);
 	relation_close(rel, NoLock);
 	return source;
+}
+
+bool
+llmb_owner_is_known(Oid relid, const char *owner, Oid user)
+{
+	HeapTuple	tuple;
+	Oid			relowner;
+
+	if (owner == NULL)
+		return true;
+	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
+	if (!HeapTupleIsValid(tuple))
+		return false;
+	relowner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
+	ReleaseSysCache(tuple);
+	return relowner == get_role_oid(owner, true) || (OidIsValid(user) && has_privs_of_role(user, relowner));
 }
 
 void
@@ -454,6 +473,7 @@ llmb_def_of_source(LlmbJobDef *def, const LlmbSource *source)
 	def->prompt = source->prompt;
 	def->source_schema = source->schema;
 	def->source_table = source->table;
+	def->source_owner = source->owner;
 	def->key_columns = source->keys;
 	def->key_count = source->key_count;
 	def->target_columns = source->targets;

@@ -19,6 +19,7 @@ typedef struct LlmbSource
 	Oid			relid;
 	char	   *schema;
 	char	   *table;
+	char	   *owner;			/* role that the table belongs to */
 	char	   *prompt;			/* {{*}} written out for this table */
 	LlmbTemplate *template;		/* of that */
 	Oid		   *template_types;
@@ -36,6 +37,13 @@ typedef struct LlmbSource
  */
 extern LlmbSource *llmb_source_resolve(Oid relid, const char *prompt,
 									   const char *key, const char *target);
+
+/*
+ * Does the relation belong to that role (NULL: any), or to one whose privileges "user"
+ * has (InvalidOid: nobody asks)?  A table is known by its name, and names are taken
+ * by others when they become free.
+ */
+extern bool llmb_owner_is_known(Oid relid, const char *owner, Oid user);
 
 /* Fills the members of a definition that say where its rows are, and what is asked of them. */
 extern void llmb_def_of_source(LlmbJobDef *def, const LlmbSource *source);

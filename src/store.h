@@ -71,6 +71,7 @@ typedef struct LlmbJobDef
 {
 	char	   *source_schema;
 	char	   *source_table;
+	char	   *source_owner;	/* who it belonged to at submit; NULL not known */
 	char	  **key_columns;
 	int			key_count;
 	char	  **target_columns;

@@ -104,14 +104,14 @@ llmb_store_new_job(const LlmbNewJob *job, const char *owner)
 		return 0;
 	llmb_sql_run("INSERT INTO llm_batch.job_def (job_id, source_schema, source_table, key_columns, "
 				 " target_columns, prompt, system, params, schema, time_zone, targets_hash, "
-				 " mask_pii, filter, row_limit, query, on_success, on_error) "
+				 " mask_pii, filter, row_limit, query, on_success, on_error, source_owner) "
 				 "VALUES ($1, $2::name, $3::name, $4::name[], $5::name[], $6, $7, $8::jsonb, $9::json, $10, $11, "
-				 " $12, $13, NULLIF($14, -1), $15, $16, $17)",
-				 "lttaatttttlbtlttt", id, def->source_schema, def->source_table,
+				 " $12, $13, NULLIF($14, -1), $15, $16, $17, $18::name)",
+				 "lttaatttttlbtltttt", id, def->source_schema, def->source_table,
 				 llmb_name_array(def->key_columns, def->key_count),
 				 llmb_name_array(def->target_columns, def->target_count),
 				 def->prompt, def->system, def->params, def->schema, def->time_zone, def->targets_hash,
-				 (int) def->mask_pii, def->filter, def->row_limit, def->query, def->on_success, def->on_error);
+				 (int) def->mask_pii, def->filter, def->row_limit, def->query, def->on_success, def->on_error, def->source_owner);
 	return id;
 }
 
@@ -261,7 +261,7 @@ llmb_store_job_def(int64 job)
 								" target_columns::text[], prompt, system, params::text, schema::text, time_zone, targets_hash, "
 								" mask_pii, filter, COALESCE(row_limit, -1), query, on_success, on_error, "
 								" (SELECT j.attachment_id FROM llm_batch.job j WHERE j.id = job_id), "
-								" COALESCE((SELECT j.atomic FROM llm_batch.job j WHERE j.id = job_id), false) "
+								" COALESCE((SELECT j.atomic FROM llm_batch.job j WHERE j.id = job_id), false), source_owner "
 								"FROM llm_batch.job_def WHERE job_id = $1", "l", job);
 	LlmbJobDef *def;
 
@@ -286,6 +286,7 @@ llmb_store_job_def(int64 job)
 	def->on_error = llmb_row_text(rows, 0, 16);
 	def->atomic = llmb_row_bool(rows, 0, 18);
 	def->attachment = llmb_row_int(rows, 0, 17);
+	def->source_owner = llmb_row_text(rows, 0, 19);
 	llmb_sql_done(rows);
 	return def;
 }

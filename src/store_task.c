@@ -182,17 +182,17 @@ void
 llmb_store_attach(LlmbAttachment *a)
 {
 	LlmbRows   *rows = llmb_sql("INSERT INTO llm_batch.attachment AS x (id, task_id, source_schema, source_table, key_columns, target_columns, "
-								" prompt, schema, targets_hash, row_level) "
+								" prompt, schema, targets_hash, row_level, source_owner) "
 								"VALUES (CASE WHEN $1 = 0 THEN nextval('llm_batch.attachment_id_seq') ELSE $1 END, $2, $3::name, $4::name, "
-								" $5::name[], $6::name[], $7, $8::json, $9, $10) "
+								" $5::name[], $6::name[], $7, $8::json, $9, $10, $11::name) "
 								"ON CONFLICT (id) DO UPDATE SET source_schema = excluded.source_schema, source_table = excluded.source_table, "
 								" key_columns = excluded.key_columns, target_columns = excluded.target_columns, "
 								" prompt = excluded.prompt, schema = excluded.schema, targets_hash = excluded.targets_hash, "
-								" row_level = excluded.row_level "
+								" row_level = excluded.row_level, source_owner = excluded.source_owner "
 								"RETURNING id",
-								"llttaattlb", a->id, a->task, a->source_schema, a->source_table,
+								"llttaattlbt", a->id, a->task, a->source_schema, a->source_table,
 								llmb_name_array(a->keys, a->key_count), llmb_name_array(a->targets, a->target_count),
-								a->prompt, a->schema, a->targets_hash, (int) a->row_level);
+								a->prompt, a->schema, a->targets_hash, (int) a->row_level, a->source_owner);
 
 	a->id = llmb_row_int(rows, 0, 1);
 	llmb_sql_done(rows);
@@ -208,7 +208,7 @@ llmb_store_detach(int64 attachment)
 
 #define ATTACHMENT_QUERY \
 	"SELECT id, task_id, source_schema, source_table, key_columns::text[], target_columns::text[], prompt, schema::text, " \
-	" targets_hash, row_level FROM llm_batch.attachment "
+	" targets_hash, row_level, source_owner FROM llm_batch.attachment "
 
 static LlmbAttachment *
 read_attachment(LlmbRows *rows, int row)
@@ -225,6 +225,7 @@ read_attachment(LlmbRows *rows, int row)
 	a->schema = llmb_row_text(rows, row, 8);
 	a->targets_hash = llmb_row_int(rows, row, 9);
 	a->row_level = llmb_row_bool(rows, row, 10);
+	a->source_owner = llmb_row_text(rows, row, 11);
 	return a;
 }
 
@@ -281,7 +282,7 @@ llmb_store_attachments(int64 task, const char *source_schema, const char *source
 List *
 llmb_store_inboxes(int64 proven)
 {
-	LlmbRows   *rows = llmb_sql("SELECT a.id, a.task_id, f.id IS NOT NULL, o.at + t.max_wait, t.owner, "
+	LlmbRows   *rows = llmb_sql("SELECT a.id, a.task_id, f.id IS NOT NULL, o.at + t.max_wait, t.owner, t.priority, "
 								HELD
 								"FROM llm_batch.attachment a JOIN llm_batch.task t ON t.id = a.task_id "
 								"CROSS JOIN LATERAL (SELECT i.at FROM llm_batch.inbox i WHERE i.attachment_id = a.id AND i.id > $1 "
@@ -301,7 +302,8 @@ llmb_store_inboxes(int64 proven)
 		inbox->full = llmb_row_bool(rows, i, 3);
 		inbox->due = llmb_row_time(rows, i, 4);
 		inbox->owner = llmb_row_text(rows, i, 5);
-		inbox->held = llmb_row_bool(rows, i, 6);
+		inbox->priority = (int) llmb_row_int(rows, i, 6);
+		inbox->held = llmb_row_bool(rows, i, 7);
 		list = lappend(list, inbox);
 	}
 	llmb_sql_done(rows);

@@ -57,6 +57,7 @@ typedef struct LlmbAttachment
 	int64		task;
 	char	   *source_schema;
 	char	   *source_table;
+	char	   *source_owner;	/* role that the table belongs to */
 	char	  **keys;
 	int			key_count;
 	char	  **targets;
@@ -90,6 +91,7 @@ typedef struct LlmbInbox
 	int64		attachment;
 	int64		task;
 	char	   *owner;
+	int			priority;
 	bool		full;			/* max_items are there */
 	bool		held;			/* off, restored, or its last job is not sent yet */
 	TimestampTz due;			/* when the oldest has waited for max_wait */

@@ -95,7 +95,7 @@ typedef struct Identity
 	int			security;
 } Identity;
 
-/* What is checked is what the owner may do, whoever asks. */
+/* What is checked, and what runs, is what the owner may do, whoever asks. */
 static void
 become_owner(const LlmbTask *task, Identity *was)
 {
@@ -107,7 +107,7 @@ become_owner(const LlmbTask *task, Identity *was)
 				 errmsg("role \"%s\", which owns task \"%s\", does not exist", task->owner, task->name),
 				 errhint("Create the role, or drop the task.")));
 	GetUserIdAndSecContext(&was->user, &was->security);
-	SetUserIdAndSecContext(owner, was->security | SECURITY_LOCAL_USERID_CHANGE);
+	SetUserIdAndSecContext(owner, was->security | SECURITY_LOCAL_USERID_CHANGE | SECURITY_RESTRICTED_OPERATION);
 }
 
 static void
@@ -365,6 +365,7 @@ attach_table(const LlmbTask *task, Oid relid, bool row_level)
 	a->task = task->id;
 	a->source_schema = source->schema;
 	a->source_table = source->table;
+	a->source_owner = source->owner;
 	a->keys = source->keys;
 	a->key_count = source->key_count;
 	a->targets = source->targets;
@@ -708,6 +709,7 @@ run_attachment(const LlmbTask *task, const LlmbAttachment *a, const char *filter
 	Oid			schema = get_namespace_oid(a->source_schema, false);
 	Oid			relid = get_relname_relid(a->source_table, schema);
 	LlmbSource *source;
+	Identity	was;
 	RunSink		sink = {.kind = again ? LLMB_ROW_AGAIN : LLMB_ROW_CHANGED};
 
 	if (!OidIsValid(relid))
@@ -715,9 +717,11 @@ run_attachment(const LlmbTask *task, const LlmbAttachment *a, const char *filter
 				(errcode(ERRCODE_UNDEFINED_TABLE),
 				 errmsg("table %s does not exist any more", quote_qualified_identifier(a->source_schema, a->source_table)),
 				 errhint("SELECT llm_batch.drop_task(%s);", quote_literal_cstr(task->name))));
+	become_owner(task, &was);
 	source = llmb_source_resolve(relid, a->prompt, task->key, NULL);
 	sink.writer = llmb_inbox_begin(a->id);
 	llmb_fill_keys(source, filter, task->time_zone, put_key, &sink);
+	become_self(&was);
 	return llmb_inbox_end(sink.writer);
 }
 

@@ -139,6 +139,13 @@ llmb_turn_begin(const char *doing)
 }
 
 void
+llmb_turn_see_changes(void)
+{
+	PopActiveSnapshot();
+	PushActiveSnapshot(GetTransactionSnapshot());
+}
+
+void
 llmb_turn_commit(void)
 {
 	llmb_notify_turn_commits();

@@ -17,6 +17,8 @@
  * context stays the caller's, whose turn it is to reset it.
  */
 extern void llmb_turn_begin(const char *doing);
+/* In a turn: cursors (llmb_cursor()) see what the turn has changed so far. */
+extern void llmb_turn_see_changes(void);
 extern void llmb_turn_commit(void);
 /*
  * Takes, or still holds, the lock that makes this process the only worker of

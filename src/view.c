@@ -96,6 +96,13 @@ require_readable(Relation rel, Form_pg_attribute att)
 }
 
 static void
+add_source_column(Columns *columns, Relation rel, Form_pg_attribute att, const char *name)
+{
+	require_readable(rel, att);
+	add_column(columns, psprintf("s.%s", quote_identifier(NameStr(att->attname))), name);
+}
+
+static void
 add_source_columns(Columns *columns, Relation rel)
 {
 	TupleDesc	desc = RelationGetDescr(rel);
@@ -104,10 +111,23 @@ add_source_columns(Columns *columns, Relation rel)
 	{
 		Form_pg_attribute att = TupleDescAttr(desc, i);
 
-		if (att->attisdropped)
-			continue;
-		require_readable(rel, att);
-		add_column(columns, psprintf("s.%s", quote_identifier(NameStr(att->attname))), NameStr(att->attname));
+		if (!att->attisdropped)
+			add_source_column(columns, rel, att, NameStr(att->attname));
+	}
+}
+
+/* Those that a view has: readers of it are not shown others unasked. */
+static void
+add_shown_columns(Columns *columns, Relation rel, List *shown)
+{
+	ListCell   *lc;
+
+	foreach(lc, shown)
+	{
+		LlmbViewColumn *column = lfirst(lc);
+
+		if (column->attnum > 0 && column->attnum <= RelationGetDescr(rel)->natts)
+			add_source_column(columns, rel, TupleDescAttr(RelationGetDescr(rel), column->attnum - 1), column->name);
 	}
 }
 
@@ -132,15 +152,18 @@ add_answer_columns(Columns *columns, const LlmbAttachment *a)
 		add_column(columns, "a.answer", "answer");
 }
 
-/* The query of the view over that table. */
+/* The query of the view over that table; of its columns only those shown, unless all. */
 static char *
-view_query(const LlmbAttachment *a, Relation rel)
+view_query(const LlmbAttachment *a, Relation rel, bool all, List *shown)
 {
 	Columns		columns = {.names = NIL};
 	StringInfoData sql;
 
 	initStringInfo(&columns.list);
-	add_source_columns(&columns, rel);
+	if (all)
+		add_source_columns(&columns, rel);
+	else
+		add_shown_columns(&columns, rel, shown);
 	add_answer_columns(&columns, a);
 	add_column(&columns, "a.state", "state");
 	add_column(&columns, "a.error", "error");
@@ -156,7 +179,7 @@ view_query(const LlmbAttachment *a, Relation rel)
 }
 
 static char *
-query_of_attachment(const LlmbTask *task, const LlmbAttachment *a)
+query_of_attachment(const LlmbTask *task, const LlmbAttachment *a, bool all, List *shown)
 {
 	Oid			schema = get_namespace_oid(a->source_schema, true);
 	Oid			relid = OidIsValid(schema) ? get_relname_relid(a->source_table, schema) : InvalidOid;
@@ -169,7 +192,7 @@ query_of_attachment(const LlmbTask *task, const LlmbAttachment *a)
 				 errmsg("table %s, to which task \"%s\" is attached, does not exist any more",
 						quote_qualified_identifier(a->source_schema, a->source_table), task->name),
 				 errhint("Create it again, or drop the task.")));
-	query = view_query(a, rel);
+	query = view_query(a, rel, all, shown);
 	relation_close(rel, NoLock);
 	return query;
 }
@@ -328,9 +351,9 @@ with_options(Oid view)
 
 /* Whatever goes wrong says at what. */
 static void
-remaking(void *arg)
+replacing(void *arg)
 {
-	errcontext("making view %s anew, because its columns have changed with the task", (char *) arg);
+	errcontext("replacing view %s, because the columns of the answer have changed", (char *) arg);
 }
 
 static void
@@ -348,12 +371,10 @@ refuse_obstacles(Oid view, const char *qualified)
 static void
 make_anew(const ViewName *view, Oid old, const char *query)
 {
-	ErrorContextCallback callback = {error_context_stack, remaking, view->qualified};
 	List	   *belongings;
 	char	   *options;
 	Oid			new;
 
-	error_context_stack = &callback;
 	refuse_obstacles(old, view->qualified);
 	belongings = ask_catalogs(belongings_query, old);
 	options = with_options(old);
@@ -362,7 +383,6 @@ make_anew(const ViewName *view, Oid old, const char *query)
 	new = relation_of_name(view);
 	run_statements(ask_catalogs(default_grants_query, new), new);
 	run_statements(belongings, new);
-	error_context_stack = callback.previous;
 }
 
 static void
@@ -442,6 +462,28 @@ views_of(const LlmbTask *task, int64 attachment)
 	return there;
 }
 
+/* What somebody has made of it is not undone: it may show less on purpose. */
+static void
+follow(const LlmbTask *task, const LlmbAttachment *a, const ViewName *view)
+{
+	ErrorContextCallback callback = {error_context_stack, replacing, view->qualified};
+	Oid			relid = relation_of_name(view);
+	List	   *shown;
+
+	if (llmb_view_fits(relid, a))
+		return;
+	if (!llmb_view_source_columns(relid, &shown))
+	{
+		ereport(WARNING,
+				(errmsg("view %s was changed since create_view() made it, and stays as it is", view->qualified),
+				 errhint("Change it again, or make it anew with llm_batch.create_view().")));
+		return;
+	}
+	error_context_stack = &callback;
+	make_view(view, relid, query_of_attachment(task, a, false, shown));
+	error_context_stack = callback.previous;
+}
+
 void
 llmb_views_follow(int64 task_id)
 {
@@ -458,11 +500,7 @@ llmb_views_follow(int64 task_id)
 		if (!OidIsValid(schema) || !OidIsValid(get_relname_relid(a->source_table, schema)))
 			continue;
 		foreach(vc, views_of(task, a->id))
-		{
-			ViewName   *view = lfirst(vc);
-
-			make_view(view, relation_of_name(view), query_of_attachment(task, a));
-		}
+			follow(task, a, lfirst(vc));
 	}
 }
 
@@ -614,7 +652,7 @@ llmb_create_view(PG_FUNCTION_ARGS)
 	view = parse_name(name);
 	existing = relation_of_name(view);
 	check_existing(task, view, existing);
-	make_view(view, existing, query_of_attachment(task, a));
+	make_view(view, existing, query_of_attachment(task, a, true, NIL));
 	register_view(view, a->id);
 	PG_RETURN_VOID();
 }

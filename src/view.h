@@ -11,10 +11,12 @@
 #include "postgres.h"
 
 /*
- * Brings the views of a task in line with it, after it has changed, as the
- * current user: replaced, or where their columns have changed made anew with
- * owner, privileges and comments kept.  Raises when something depends on a
- * view that has to go, or the user may not replace it.
+ * Brings the views of a task in line with its answers, after it has changed,
+ * as the current user: those whose columns do not fit any more are replaced,
+ * or made anew with owner, privileges and comments kept, over the same columns
+ * of the table.  One that somebody has changed stays, with a warning.  Raises
+ * when something depends on a view that has to go, or the user may not replace
+ * it.
  */
 extern void llmb_views_follow(int64 task);
 

@@ -263,18 +263,19 @@ same_for_all(Oid relid, Oid reader)
 
 /* ---- answers ---- */
 
-static bool
-is_field(Node *node, const Shape *shape, const char *name, Oid answer_field)
+/* The member of the answer that this is, and its type; NULL: it is something else. */
+static char *
+field_of(Node *node, const Shape *shape, Oid answer_field, Oid *type)
 {
 	FuncExpr   *call = (FuncExpr *) node;
 	Const	   *field;
 
 	if (!IsA(node, FuncExpr) || call->funcid != answer_field || list_length(call->args) != 3 ||
 		!is_column(linitial(call->args), shape->answers, OUT_ANSWER_JSON) || !IsA(lsecond(call->args), Const))
-		return false;
+		return NULL;
 	field = lsecond(call->args);
-	return !field->constisnull && field->consttype == TEXTOID &&
-		strcmp(TextDatumGetCString(field->constvalue), name) == 0;
+	*type = call->funcresulttype;
+	return !field->constisnull && field->consttype == TEXTOID ? TextDatumGetCString(field->constvalue) : NULL;
 }
 
 static bool
@@ -293,18 +294,54 @@ shows_column(const Shape *shape, AttrNumber attnum)
 }
 
 static bool
-shows_field(const Shape *shape, const char *name, Oid answer_field)
+shows_field(const Shape *shape, const LlmbAnswerField *field, Oid answer_field)
 {
 	ListCell   *lc;
 
 	foreach(lc, shape->query->targetList)
 	{
 		TargetEntry *entry = lfirst(lc);
+		Oid			type;
+		char	   *name = entry->resjunk ? NULL : field_of((Node *) entry->expr, shape, answer_field, &type);
 
-		if (!entry->resjunk && is_field((Node *) entry->expr, shape, name, answer_field))
+		if (name && type == field->type && strcmp(name, field->name) == 0)
 			return true;
 	}
 	return false;
+}
+
+static bool
+is_field_of(List *fields, const char *name)
+{
+	ListCell   *lc;
+
+	foreach(lc, fields)
+	{
+		if (strcmp(((LlmbAnswerField *) lfirst(lc))->name, name) == 0)
+			return true;
+	}
+	return false;
+}
+
+/* Nothing that answers do not have any more. */
+static bool
+shows_no_more(const Shape *shape, const LlmbAttachment *a)
+{
+	List	   *fields = a->target_count > 0 ? NIL : llmb_answer_fields(a->schema);
+	Oid			answer_field = our_function("answer_field");
+	ListCell   *lc;
+
+	if ((fields != NIL || a->target_count > 0) && shows_column(shape, OUT_ANSWER))
+		return false;
+	foreach(lc, shape->query->targetList)
+	{
+		Oid			type;
+		char	   *name = field_of((Node *) ((TargetEntry *) lfirst(lc))->expr, shape, answer_field, &type);
+
+		if (name && !is_field_of(fields, name))
+			return false;
+	}
+	return true;
 }
 
 static bool
@@ -319,7 +356,7 @@ shows_answer(const Shape *shape, const LlmbAttachment *a)
 		return true;
 	foreach(lc, fields)
 	{
-		if (!shows_field(shape, ((LlmbAnswerField *) lfirst(lc))->name, answer_field))
+		if (!shows_field(shape, lfirst(lc), answer_field))
 			return false;
 	}
 	return fields != NIL;
@@ -332,11 +369,58 @@ shows_everything(const Shape *shape, const LlmbAttachment *a)
 		shows_column(shape, OUT_COST) && shows_column(shape, OUT_ANSWERED_AT);
 }
 
+static Oid
+source_of(const LlmbAttachment *a)
+{
+	Oid			schema = get_namespace_oid(a->source_schema, true);
+
+	return OidIsValid(schema) ? get_relname_relid(a->source_table, schema) : InvalidOid;
+}
+
+bool
+llmb_view_fits(Oid view, const LlmbAttachment *a)
+{
+	Shape		shape;
+
+	return read_shape(view, &shape) && attachment_of_call(shape.call) == a->id && shape.source != 0 &&
+		asks_by_key(&shape, a, source_of(a)) && shows_everything(&shape, a) && shows_no_more(&shape, a);
+}
+
+bool
+llmb_view_source_columns(Oid view, List **columns)
+{
+	Oid			answer_field = our_function("answer_field");
+	Shape		shape;
+	ListCell   *lc;
+
+	*columns = NIL;
+	if (!read_shape(view, &shape) || shape.call == NULL || shape.source == 0 || shape.other || !takes_all_rows(shape.query))
+		return false;
+	foreach(lc, shape.query->targetList)
+	{
+		TargetEntry *entry = lfirst(lc);
+		Var		   *var = (Var *) entry->expr;
+		Oid			type;
+
+		if (IsA(var, Var) && var->varno == shape.source && var->varlevelsup == 0)
+		{
+			LlmbViewColumn *column = palloc(sizeof(LlmbViewColumn));
+
+			column->attnum = var->varattno;
+			column->name = pstrdup(entry->resname);
+			*columns = lappend(*columns, column);
+		}
+		else if (!(IsA(var, Var) && var->varno == shape.answers && var->varlevelsup == 0) &&
+				 field_of((Node *) var, &shape, answer_field, &type) == NULL)
+			return false;
+	}
+	return true;
+}
+
 const char *
 llmb_view_hides(Oid view, const LlmbAttachment *a)
 {
-	Oid			schema = get_namespace_oid(a->source_schema, true);
-	Oid			source = OidIsValid(schema) ? get_relname_relid(a->source_table, schema) : InvalidOid;
+	Oid			source = source_of(a);
 	RangeTblEntry *rte;
 	Shape		shape;
 

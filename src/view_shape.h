@@ -31,6 +31,22 @@ extern Oid	llmb_relation_owner(Oid relid);
 /* Whose answers that view reads by llm_batch.task_answer(): an attachment; 0 nobody's. */
 extern int64 llmb_view_attachment(Oid view);
 
+/* Does it show all columns of the answer as the attachment has them now, and no others? */
+extern bool llmb_view_fits(Oid view, const LlmbAttachment *attachment);
+
+/* A column of the view that is one of the source's. */
+typedef struct LlmbViewColumn
+{
+	AttrNumber	attnum;			/* in the source */
+	char	   *name;			/* in the view */
+} LlmbViewColumn;
+
+/*
+ * Sets *columns (of LlmbViewColumn, in order).  False when the view is not of
+ * the form that create_view() gives it any more: somebody has changed it.
+ */
+extern bool llmb_view_source_columns(Oid view, List **columns);
+
 /*
  * Why somebody who may read that view may not read every answer of the
  * attachment: it hides rows or answers, or shows others to others.  NULL when

@@ -528,6 +528,11 @@ begin_slice(Slice *slice, char **reason)
 		*reason = psprintf("table %s does not exist any more", quote_qualified_identifier(def->source_schema, def->source_table));
 		return GROUND_GONE;
 	}
+	if (!llmb_owner_is_known(slice->relid, def->source_owner, slice->who.owner))
+	{
+		*reason = psprintf("table %s belongs to another role now", quote_qualified_identifier(def->source_schema, def->source_table));
+		return GROUND_GONE;
+	}
 	for (int i = 0; i < def->key_count + def->target_count; i++)
 	{
 		const char *column = i < def->key_count ? def->key_columns[i] : def->target_columns[i - def->key_count];
@@ -692,6 +697,16 @@ llmb_write_together(const LlmbJobDef *def, Oid owner, LlmbWriteNext next, void *
 
 /* ---- looking ---- */
 
+/* A name that is gone, or a privilege, is missed with no rows at all, too. */
+static bool
+fails_without_rows(const Slice *slice, int sqlstate)
+{
+	char	   *message = NULL;
+
+	return ERRCODE_TO_CATEGORY(sqlstate) == ERRCODE_SYNTAX_ERROR_OR_ACCESS_RULE_VIOLATION &&
+		try_slice(slice, TRY_READ, NULL, 0, &message) == sqlstate;
+}
+
 /* Halved, until a row that cannot be read stands alone.  False: all of it another time. */
 static bool
 read_slice(const Slice *slice, const LlmbLook *look, const int *which, int count, char **obstacle)
@@ -701,7 +716,8 @@ read_slice(const Slice *slice, const LlmbLook *look, const int *which, int count
 
 	if (sqlstate == 0)
 		return true;
-	if (llmb_error_passes(sqlstate) && !look->last_try)
+	/* what is wrong with the statement is no row's fault, and what passes passes */
+	if ((llmb_error_passes(sqlstate) && !look->last_try) || fails_without_rows(slice, sqlstate))
 	{
 		*obstacle = psprintf("rows cannot be read for now: %s", message ? message : "it takes too long");
 		return false;

@@ -242,7 +242,7 @@ is(db('pristine', q{SELECT string_agg(relname, ' ') FROM pg_class WHERE relnames
 		AND NOT COALESCE(reloptions @> '{security_invoker=true,security_barrier=true}', false)}), '',
 	'each view runs as whoever reads it, behind a barrier');
 is(db('pristine', q{SELECT string_agg(relname, ' ' ORDER BY relname) FROM pg_class WHERE relnamespace = 'llm_batch'::regnamespace AND relkind = 'r'
-		AND NOT relrowsecurity AND has_table_privilege('app', oid, 'SELECT')}), 'model pii_pattern', 'each table that all may read has policies, but those of models and patterns');
+		AND NOT relrowsecurity AND has_table_privilege('app', oid, 'SELECT')}), 'model pii_pattern preset', 'each table that all may read has policies, but those of models, patterns and presets');
 is(db('pristine', q{SELECT string_agg(relname || ' ' || polname, ', ') FROM pg_policy JOIN pg_class c ON c.oid = polrelid
 		WHERE relnamespace = 'llm_batch'::regnamespace AND (polcmd <> 'r' OR NOT polpermissive)}), '', 'which are for reading alone');
 
@@ -358,14 +358,21 @@ is(db('renamed', $OBJECTS), $pristine, 'and can be made anew');
 
 done_testing();
 __DATA__
+function alter_task(text, text, text, text, text, text, text, name, text, jsonb, jsonb, text, integer, boolean, integer, boolean, numeric, interval, jsonb, interval, integer, text, text, boolean): PUBLIC EXECUTE
 function answer_field(jsonb, text, anyelement): PUBLIC EXECUTE
 function answer_json(text): PUBLIC EXECUTE
 function apply(bigint): PUBLIC EXECUTE
+function attach(text, regclass, boolean): PUBLIC EXECUTE
 function cancel(bigint): PUBLIC EXECUTE
 function check_pattern(text): PUBLIC EXECUTE
+function create_task(text, text, text, text, text, text, text, name, text, jsonb, jsonb, text, integer, boolean, integer, boolean, numeric, interval, jsonb, interval, integer, text, text): PUBLIC EXECUTE
 function create_view(text, text, regclass): PUBLIC EXECUTE
+function detach(text, regclass): PUBLIC EXECUTE
+function drop_task(text, boolean): PUBLIC EXECUTE
+function enqueue(): PUBLIC EXECUTE
 function estimate(regclass, text, text, text, text, text, bigint, name, text, jsonb, jsonb, text, integer, boolean, boolean, integer, boolean, numeric, interval, bigint, text, jsonb, text, text): PUBLIC EXECUTE
 function forget(bigint): PUBLIC EXECUTE
+function is_home(bigint, bigint): PUBLIC EXECUTE
 function may_see(name): PUBLIC EXECUTE
 function pause(bigint): PUBLIC EXECUTE
 function preview(regclass, text, text, text, text, text, bigint, name, text, jsonb, jsonb, text, integer, boolean, boolean, integer, boolean, numeric, interval, bigint, text, jsonb, text, text, integer): PUBLIC EXECUTE
@@ -376,6 +383,7 @@ function redact(text): PUBLIC EXECUTE
 function render(text, record): PUBLIC EXECUTE
 function resume(bigint, boolean): PUBLIC EXECUTE
 function retry(bigint, text[]): PUBLIC EXECUTE
+function run(text, text, boolean): PUBLIC EXECUTE
 function server_health(): PUBLIC EXECUTE
 function submit(regclass, text, text, text, text, text, bigint, name, text, jsonb, jsonb, text, integer, boolean, boolean, integer, boolean, numeric, interval, bigint, text, jsonb, text, text): PUBLIC EXECUTE
 function submit_prompts(text[], text, name, text, jsonb, jsonb, text, integer, boolean, boolean, integer, boolean, numeric, interval, bigint, text, jsonb, text, text): PUBLIC EXECUTE
@@ -387,20 +395,26 @@ function worker_status(): PUBLIC EXECUTE
 procedure check_server(name): PUBLIC EXECUTE
 procedure wait(bigint, interval): PUBLIC EXECUTE
 schema llm_batch: PUBLIC USAGE
+sequence attachment_id_seq: 
 sequence batch_id_seq: 
 sequence command_id_seq: 
 sequence event_id_seq: 
+sequence inbox_id_seq: 
 sequence job_id_seq: 
 sequence probe_id_seq: 
+sequence task_id_seq: 
 server mock: PUBLIC USAGE
 table afterwards: PUBLIC SELECT
 table answer: PUBLIC SELECT
+table attachment: PUBLIC SELECT
 table batch: PUBLIC SELECT
 table calibration: PUBLIC SELECT
 table command: PUBLIC SELECT
 table compared: 
 table event: PUBLIC SELECT
+table gathering: PUBLIC SELECT
 table home: 
+table inbox: PUBLIC SELECT
 table item: PUBLIC SELECT
 table job: PUBLIC SELECT
 table job_def: PUBLIC SELECT
@@ -415,6 +429,9 @@ table queue: PUBLIC SELECT
 table result: PUBLIC SELECT
 table spending: PUBLIC SELECT
 table tally: PUBLIC SELECT
+table task: PUBLIC SELECT
+table task_item: PUBLIC SELECT
+table task_version: PUBLIC SELECT
 table task_view: PUBLIC SELECT
 table turnaround: PUBLIC SELECT
 table unapplied: PUBLIC SELECT
@@ -427,5 +444,6 @@ view metric_help: PUBLIC SELECT
 view metrics: PUBLIC SELECT
 view progress: PUBLIC SELECT
 view results: PUBLIC SELECT
+view tasks: PUBLIC SELECT
 view workers: PUBLIC SELECT
 wrapper llm_batch: 

@@ -325,7 +325,7 @@ check_sim($sim);
 SKIP:
 {
 	my $count = load_articles($node);
-	skip 'the recorded articles are not there (LLM_BATCH_SHARED)', 8 if $count == 0;
+	skip 'the recorded articles are not there (LLM_BATCH_SHARED)', 7 if $count == 0;
 	sql($node, q{CREATE TYPE class AS ENUM ('business', 'politics', 'sport', 'tech', 'other'); ALTER TABLE articles ADD facts text, ADD class class});
 	my @stage = split /\n/, sql($node, qq{
 		BEGIN;

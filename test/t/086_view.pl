@@ -228,13 +228,26 @@ is( sql($node, q{
 is(as('reader', 'SELECT count(mood_llm2), count(why) FROM app."A view"'), '5|0', 'older answers are shown as far as they go');
 as('boss', 'CREATE VIEW app.on_top AS SELECT why FROM app."A view"');
 like(refused('boss', q{SELECT llm_batch.alter_task('mood', schema => '{"type": "object", "properties": {"other": {"type": "string"}}}')}),
-	qr/cannot drop view app\."A view" because other objects depend on it DETAIL: view app\.on_top depends .*CONTEXT: .*making view app\."A view" anew/, 'what stands in the way is told');
+	qr/cannot drop view app\."A view" because other objects depend on it DETAIL: view app\.on_top depends .*CONTEXT: .*replacing view app\."A view"/, 'what stands in the way is told');
 is(sql($node, q{SELECT version FROM llm_batch.task WHERE name = 'mood'}), '2', 'and the task is as it was');
 as('boss', q{DROP VIEW app.on_top; CREATE RULE r AS ON INSERT TO app."A view" DO INSTEAD NOTHING});
 like(refused('boss', q{SELECT llm_batch.alter_task('mood', schema => '{"type": "object", "properties": {"other": {"type": "string"}}}')}), qr/rule r would be lost/, 'a rule is not thrown away');
 as('boss', q{DROP RULE r ON app."A view"});
-as('boss', q{SELECT llm_batch.alter_task('mood', prompt => 'Now: {{body}}')});
+like(refused('alice', q{SELECT llm_batch.alter_task('mood', schema => '{"type": "object", "properties": {"other": {"type": "string"}}}')}), qr/must be member of role "boss" CONTEXT: .*replacing view/, 'who does not own the view cannot change it');
+as('alice', q{ALTER TABLE app.notes ADD secret int; SELECT llm_batch.alter_task('mood', prompt => 'Now: {{body}}')});
 is(as('reader', 'SELECT count(mood_llm2) FROM app."A view"'), '5', 'another prompt changes nothing of it');
+as('boss', q{SELECT llm_batch.alter_task('mood', schema => '{"type": "object", "properties": {"mood": {"type": "string"}}}')});
+my $SHOWN = q{SELECT string_agg(attname, ' ' ORDER BY attnum) FROM pg_attribute WHERE attrelid = 'app."A view"'::regclass};
+is(sql($node, $SHOWN), 'id body state score mood_llm mood mood_llm2 state_llm error cost answered_at', 'a new column of the table is not shown unasked');
+my $def = sql($node, q{SELECT pg_get_viewdef('app."A view"'::regclass)}) =~ s/;$/ WHERE s.id = 1/r;
+as('boss', qq{CREATE OR REPLACE VIEW app."A view" WITH (security_barrier) AS $def});
+my ($code, $none, $warning) = $node->psql('postgres', qq{SET ROLE boss; SELECT llm_batch.alter_task('mood', $NEW)});
+like("$code $warning", qr/^0 .*WARNING:  view app."A view" was changed since create_view\(\) made it, and stays as it is/s, 'a view that somebody has changed is left alone');
+is(as('boss', 'SELECT count(mood_llm2) FROM app."A view"'), '1', 'with its condition');
+like(refused('reader', 'SELECT * FROM llm_batch.task_answer(1, 1)'), $DENIED, 'and its readers get no more by the function');
+as('boss', q{SELECT llm_batch.create_view('mood', 'app."A view"')});
+like(sql($node, $SHOWN), qr/^id .* secret why mood_llm2 /, 'made again it has all columns');
+is(as('reader', 'SELECT count(mood_llm2) FROM app."A view"'), '5', 'and all rows; grants stay');
 
 # ---- several tables, and names ----
 
