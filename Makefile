@@ -48,6 +48,7 @@ OBJS = \
 	src/pace.o \
 	src/pii.o \
 	src/pii_ids.o \
+	src/pii_plain.o \
 	src/pii_scan.o \
 	src/pii_sql.o \
 	src/plan.o \

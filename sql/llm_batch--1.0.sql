@@ -482,7 +482,7 @@ CREATE TABLE llm_batch.attachment (
 	row_level boolean NOT NULL,
 	created_at timestamptz NOT NULL DEFAULT pg_catalog.now()
 );
-CREATE INDEX attachment_task ON llm_batch.attachment (task_id);
+CREATE UNIQUE INDEX attachment_task ON llm_batch.attachment (task_id, source_schema, source_table);
 COMMENT ON TABLE llm_batch.attachment IS 'a table whose rows a task answers, by name, never by oid';
 COMMENT ON COLUMN llm_batch.attachment.prompt IS 'the task''s template, for the columns of this table';
 

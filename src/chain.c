@@ -45,7 +45,7 @@
 #include "store_forget.h"
 #include "turn.h"
 
-int			llmb_query_timeout_ms = 60000;
+int			llmb_query_timeout_ms = 10000;
 
 /* Longest wait for a lock: the worker has others to serve. */
 #define LOCK_TIMEOUT	"100ms"
@@ -417,12 +417,37 @@ run_query(const LlmbJob *job, LlmbServer *server, const LlmbJobDef *def)
 	decide(&filling, sqlstate, message, who.deadline);
 }
 
+/*
+ * While a query runs the worker serves nobody else: the next one of the same
+ * owner rests four times as long as the last has taken.
+ */
+#define REST_FACTOR	4
+
+static NameData resting_owner;
+static TimestampTz rest_until = 0;
+
+static void
+let_rest(const LlmbJob *job, TimestampTz begun)
+{
+	TimestampTz now = GetCurrentTimestamp();
+
+	namestrcpy(&resting_owner, job->owner);
+	rest_until = TimestampTzPlusMilliseconds(now, REST_FACTOR * TimestampDifferenceMilliseconds(begun, now));
+}
+
+static long
+rest_ms(const LlmbJob *job)
+{
+	return strcmp(NameStr(resting_owner), job->owner) == 0 ? TimestampDifferenceMilliseconds(GetCurrentTimestamp(), rest_until) : 0;
+}
+
 /* The run is announced, then done: each in a turn. */
 static bool
 start(LlmbJob *job)
 {
 	LlmbJobDef *def;
 	LlmbServer *server;
+	TimestampTz begun_at;
 	bool		begun;
 
 	llmb_turn_begin("beginning a job that waited");
@@ -450,9 +475,11 @@ start(LlmbJob *job)
 	llmb_turn_commit();
 	if (!begun)
 		return true;
+	begun_at = GetCurrentTimestamp();
 	llmb_turn_begin("running a job's query");
 	run_query(job, server, def);
 	llmb_turn_commit();
+	let_rest(job, begun_at);
 	return true;
 }
 
@@ -488,6 +515,6 @@ llmb_chain_step(LlmbJob *job)
 				 psprintf("job " INT64_FORMAT ", after which it was to begin, has ended %s", job->after, job->after_state));
 		return true;
 	}
-	job->look_again_ms = later_ms(job->id);
+	job->look_again_ms = Max(later_ms(job->id), rest_ms(job));
 	return job->look_again_ms == 0 && start(job);
 }

@@ -7,6 +7,8 @@
  */
 #include "llm_batch.h"
 
+#include "utils/hsearch.h"
+
 #include "fair.h"
 
 /* What one job leaves of a limit ... */
@@ -24,7 +26,47 @@ by_need(const ListCell *a, const ListCell *b)
 		return x->priority > y->priority ? -1 : 1;
 	if (x->flying != y->flying)
 		return x->flying < y->flying ? -1 : 1;
+	if (x->served != y->served)
+		return x->served < y->served ? -1 : 1;
 	return x->id < y->id ? -1 : 1;
+}
+
+/* When jobs were given their last batch, counted from the start of this process. */
+typedef struct Served
+{
+	int64		job;			/* the key */
+	int64		at;
+} Served;
+
+/* More are not remembered: then all are equal once. */
+#define MAX_SERVED	10000
+
+static HTAB *served = NULL;
+static int64 serving = 0;
+
+void
+llmb_fair_served(int64 job)
+{
+	HASHCTL		control = {.keysize = sizeof(int64), .entrysize = sizeof(Served)};
+	Served	   *entry;
+
+	if (served && hash_get_num_entries(served) >= MAX_SERVED)
+	{
+		hash_destroy(served);
+		served = NULL;
+	}
+	if (served == NULL)
+		served = hash_create("llm_batch served jobs", 64, &control, HASH_ELEM | HASH_BLOBS);
+	entry = hash_search(served, &job, HASH_ENTER, NULL);
+	entry->at = ++serving;
+}
+
+static int64
+served_at(int64 job)
+{
+	Served	   *entry = served ? hash_search(served, &job, HASH_FIND, NULL) : NULL;
+
+	return entry ? entry->at : 0;
 }
 
 static int
@@ -33,7 +75,9 @@ by_turn(const ListCell *a, const ListCell *b)
 	const LlmbJob *x = lfirst(a);
 	const LlmbJob *y = lfirst(b);
 
-	if (x->priority == y->priority && x->turn != y->turn)
+	if (x->priority != y->priority)
+		return x->priority > y->priority ? -1 : 1;
+	if (x->turn != y->turn)
 		return x->turn < y->turn ? -1 : 1;
 	return by_need(a, b);
 }
@@ -70,6 +114,10 @@ give_turns(List *jobs)
 void
 llmb_fair_order(List *jobs)
 {
+	ListCell   *lc;
+
+	foreach(lc, jobs)
+		((LlmbJob *) lfirst(lc))->served = served_at(((LlmbJob *) lfirst(lc))->id);
 	list_sort(jobs, by_need);
 	give_turns(jobs);
 	list_sort(jobs, by_turn);

@@ -33,6 +33,7 @@
 
 #include "as_owner.h"
 #include "compat.h"
+#include "enqueue.h"
 #include "fill.h"
 #include "gather.h"
 #include "model.h"
@@ -225,7 +226,9 @@ static void
 find_needed(Gathering *g)
 {
 	LlmbTemplate *template = llmb_template_parse(g->attachment->prompt);
-	List	   *others = llmb_store_attachments(0, g->attachment->source_schema, g->attachment->source_table);
+	Oid			schema = get_namespace_oid(g->attachment->source_schema, true);
+	Oid			relid = OidIsValid(schema) ? get_relname_relid(g->attachment->source_table, schema) : InvalidOid;
+	List	   *others = OidIsValid(relid) ? llmb_attachments_of_family(relid) : NIL;
 	ListCell   *lc;
 
 	g->look.filter = g->task->filter;
@@ -512,6 +515,9 @@ look_at(Gathering *g, Key **keys, int count, LlmbReading *readings)
 			case LLMB_FOUND_UNREADY:
 				/* it comes again when the other task has written */
 				break;
+			case LLMB_FOUND_MORE:
+				elog(ERROR, "a row was not read");
+				continue;
 			case LLMB_FOUND_PROMPT:
 				if (!keys[i]->again && is_asked(g, &items[i], reading))
 					continue;
@@ -533,13 +539,36 @@ look_at(Gathering *g, Key **keys, int count, LlmbReading *readings)
 	llmb_store_drop_task_items(g->attachment->id, gone, gone_count);
 }
 
+/* How many of the readings have all that was asked for: the first always has. */
+static int
+readings_done(const LlmbReading *readings, int count)
+{
+	int			n = 0;
+
+	while (n < count && readings[n].found != LLMB_FOUND_MORE)
+		n++;
+	return n;
+}
+
+/* What goes beyond a job's size waits for the next. */
+static void
+put_back(const Gathering *g, Key **keys, int count)
+{
+	LlmbInboxWriter *inbox = llmb_inbox_begin(g->attachment->id);
+
+	for (int i = 0; i < count; i++)
+		llmb_inbox_put(inbox, keys[i]->again ? LLMB_ROW_AGAIN : LLMB_ROW_CHANGED, keys[i]->text);
+	(void) llmb_inbox_end(inbox);
+}
+
 /* False when the table cannot be looked at now; *obstacle: for other reasons than a lock. */
 static bool
 look_at_all(Gathering *g, Key **keys, int count, char **obstacle)
 {
 	MemoryContext part = AllocSetContextCreate(CurrentMemoryContext, "llm_batch rows", ALLOCSET_DEFAULT_SIZES);
+	int			from = 0;
 
-	for (int from = 0; from < count; from += LOOK_ROWS)
+	while (from < count && g->bytes < MOST_BYTES)
 	{
 		int			n = Min(LOOK_ROWS, count - from);
 		MemoryContext old = MemoryContextSwitchTo(part);
@@ -550,12 +579,17 @@ look_at_all(Gathering *g, Key **keys, int count, char **obstacle)
 		for (int i = 0; i < n; i++)
 			readings[i].key = keys[from + i]->text;
 		looked = llmb_look_at_rows(&g->ask.job.def, g->owner, &g->look, readings, n, obstacle);
+		if (!looked && *obstacle)
+			*obstacle = MemoryContextStrdup(old, *obstacle);
 		MemoryContextSwitchTo(old);
 		if (!looked)
 			return false;
+		n = readings_done(readings, n);
 		look_at(g, keys + from, n, readings);
+		from += n;
 		MemoryContextReset(part);
 	}
+	put_back(g, keys + from, count - from);
 	return true;
 }
 

@@ -117,7 +117,7 @@ llmb_define_settings(void)
 	DefineCustomIntVariable("llm_batch.query_timeout",
 							"Longest that the query of a job may take that begins after another.",
 							"The worker does nothing else meanwhile.",
-							&llmb_query_timeout_ms, 60000, 10, INT_MAX, PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);
+							&llmb_query_timeout_ms, 10000, 10, INT_MAX, PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);
 
 	/* SUSET: how long one transaction may keep rows locked is the operator's to bound. */
 	DefineCustomIntVariable("llm_batch.atomic_max_items",

@@ -51,13 +51,28 @@ extern void llmb_pii_add_span(LlmbPiiSpans *spans, int begin, int end, const cha
 
 /*
  * Appends what is known to be personal by its form: e-mail and IP addresses,
- * phone numbers, payment cards, IBANs, national ids.  In the order of the
- * text, none overlapping another.
+ * phone numbers, payment cards, IBANs, national ids, user and password of a
+ * URL; also where they are written with escapes of JSON, HTML, URLs or mails.
+ * In the order of the text, none overlapping another.
  */
 extern void llmb_pii_scan(const char *text, int len, LlmbPiiSpans *spans);
 
 /* Labels that llmb_pii_scan() gives, ended by NULL. */
 extern const char *const llmb_pii_labels[];
+
+/* ---- as a reader sees it (pii_plain.c) ---- */
+
+/* A text without its escapes and entities, and where each of its characters came from. */
+typedef struct LlmbPiiPlain LlmbPiiPlain;
+
+/* NULL: the text has none. */
+extern LlmbPiiPlain *llmb_pii_plain(const char *text, int len);
+extern const char *llmb_pii_plain_text(const LlmbPiiPlain *plain, int *len);
+/* From a place of the plain text to that of the text itself; whole escapes. */
+extern void llmb_pii_from_plain(const LlmbPiiPlain *plain, LlmbPiiSpan *span);
+/* Whether a place of the text itself is behind the first and before the last byte's end of an escape. */
+extern bool llmb_pii_within_escape(const LlmbPiiPlain *plain, int place);
+extern void llmb_pii_plain_free(LlmbPiiPlain *plain);
 
 /* ---- national ids by their check digits (pii_ids.c) ---- */
 

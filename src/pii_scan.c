@@ -3,7 +3,8 @@
  * pii_scan.c
  *		What in a text is known to be personal by its form.
  *
- * One pass, from word to word.  At the begin of a word and at "::" a few
+ * One pass, from word to word; two where there are escapes, of which the first
+ * reads what they say.  At the begin of a word and at "::" a few
  * readers look ahead, each for no more than a fixed number of characters, and
  * at "@" one looks as far as the next "@" on both sides: so the time is linear,
  * whatever the text.  Where several have found something the longest counts.
@@ -31,8 +32,9 @@ static const char CARD[] = "CARD";
 static const char IBAN[] = "IBAN";
 static const char IP[] = "IP";
 static const char NATIONAL_ID[] = "NATIONAL_ID";
+static const char LOGIN[] = "LOGIN";
 
-const char *const llmb_pii_labels[] = {EMAIL, PHONE, CARD, IBAN, IP, NATIONAL_ID, NULL};
+const char *const llmb_pii_labels[] = {EMAIL, PHONE, CARD, IBAN, IP, NATIONAL_ID, LOGIN, NULL};
 
 typedef struct Scan
 {
@@ -298,6 +300,24 @@ email_at(const Scan *scan, int i)
 	return found;
 }
 
+/* ---- user and password of a URL ---- */
+
+/* The last '@' before the host and path end, for what begins behind "://"; 0: no password. */
+static int
+login_end(const Scan *scan, int i)
+{
+	int			end = 0;
+	bool		colon = false;
+
+	for (int j = i; j < scan->len && scan->text[j] > ' ' && strchr("/?#<>\"`", scan->text[j]) == NULL; j++)
+	{
+		if (scan->text[j] == '@' && colon)
+			end = j;
+		colon |= scan->text[j] == ':';
+	}
+	return end;
+}
+
 /* ---- IP addresses ---- */
 
 /* Four numbers up to 255 with dots between them, from i on: where they end, or 0. */
@@ -435,6 +455,7 @@ typedef struct Number
 	Group		group[MAX_GROUPS];
 	int			groups;
 	bool		attached;		/* to a number before it, by - . or / */
+	bool		is_rest;		/* of another number */
 } Number;
 
 /* Bytes of what separates two groups of digits; 0: they are two numbers. */
@@ -496,6 +517,7 @@ read_number(const Scan *scan, int i, Number *number)
 
 	number->scan = scan;
 	number->groups = 0;
+	number->is_rest = false;
 	number->attached = (before == '-' || before == '.' || before == '/') && is_digit(at(scan, i - 2));
 	for (char which = '\0';;)
 	{
@@ -638,23 +660,62 @@ isbn_before(const Number *number)
 	return word_before(number->scan, number->group[0].begin, "isbn|issn|ean|gtin|doi");
 }
 
+static int	trunk_phone(const Number *number);
+static int	american_phone(const Number *number);
+static int	bracketed_phone(const Number *number);
+
+/* Whether what group k begins is something by itself. */
+static bool
+begins_another(const Number *number, int k)
+{
+	Number		rest;
+
+	read_number(number->scan, number->group[k].begin, &rest);
+	rest.is_rest = true;
+	return rest.groups > 0 &&
+		(card_end(&rest) > 0 || digits_id_end(&rest) > 0 || begins_with_date(&rest) ||
+		 american_phone(&rest) > 0 || trunk_phone(&rest) > 0 || bracketed_phone(&rest) > 0);
+}
+
+/*
+ * Of a number that is longer than a phone number can be, and would be cut
+ * behind group k: the group behind which another number begins, if it has min
+ * digits so far.
+ */
+static int
+side_by_side(const Number *number, int k, int min)
+{
+	if (k < 0 || k + 1 >= number->groups || number->is_rest)
+		return k;
+	for (int last = k; last >= 0 && digits_through(number, last) >= min; last--)
+	{
+		if (begins_another(number, last + 1))
+			return last;
+	}
+	/* not behind "(" alone */
+	if (k > 0 && number->group[k].before == '(' && digits_through(number, k - 1) >= min)
+		return k - 1;
+	return k;
+}
+
 /* The last group with which it has so many digits; -1: none. */
 static int
 last_group(const Number *number, int min, int max)
 {
 	int			last = -1;
+	int			k;
 
-	for (int k = 0; k < number->groups && digits_through(number, k) <= max; k++)
+	for (k = 0; k < number->groups && digits_through(number, k) <= max; k++)
 	{
 		const Group *group = &number->group[k];
 
 		/* +33 6 12 34 56 78, +49 (0) 30; but not the 2 of "+49 30 123456 2 rooms" */
 		if (k > 1 && group->end - group->begin == 1 && group->before != '(')
-			break;
+			return last;
 		if (digits_through(number, k) >= min && !is_word(at(number->scan, number->group[k].end)))
 			last = k;
 	}
-	return last;
+	return k < number->groups ? side_by_side(number, last, min) : last;
 }
 
 /* +49 30 123456, 0049 30 123456 */
@@ -679,6 +740,7 @@ trunk_phone(const Number *number)
 {
 	int			first = number->group[0].end - number->group[0].begin;
 	int			end = 0;
+	int			last = -1;
 
 	if (number->digits[0] != '0' || number->digits[1] == '0' || first < 2 || number->attached || isbn_before(number))
 		return 0;
@@ -694,9 +756,10 @@ trunk_phone(const Number *number)
 		if (group->end - group->begin < 2 || (k > 2 && group->before != number->group[2].before) || group->before == '(')
 			break;
 		if (digits_through(number, k) >= 9 && may_end(number, k))
-			end = group->end;
+			last = k;
 	}
-	return end;
+	last = side_by_side(number, last, 9);
+	return last < 0 ? end : number->group[last].end;
 }
 
 /* (555) 123-4567, 1-555-123-4567, 555.123.4567 */
@@ -962,8 +1025,8 @@ take(LlmbPiiSpans *spans, int from, Found *found)
 	llmb_pii_add_span(spans, found->begin, found->end, found->label);
 }
 
-void
-llmb_pii_scan(const char *text, int len, LlmbPiiSpans *spans)
+static void
+scan_text(const char *text, int len, LlmbPiiSpans *spans)
 {
 	Scan		scan = {(const unsigned char *) text, len, spans};
 	int			from = spans->count;
@@ -985,7 +1048,12 @@ llmb_pii_scan(const char *text, int len, LlmbPiiSpans *spans)
 		if (kinds[c] != KIND_SIGN)
 			found = find_at(&scan, i, &next);
 		else if (c == '@')
-			found = email_at(&scan, i);
+		{
+			if (spans->count == from || spans->span[spans->count - 1].end < i || spans->span[spans->count - 1].label != LOGIN)
+				found = email_at(&scan, i);
+		}
+		else if (c == ':' && at(&scan, i + 1) == '/' && at(&scan, i + 2) == '/')
+			better(&found, i + 3, login_end(&scan, i + 3), LOGIN);
 		else if (c == ':' && at(&scan, i + 1) == ':' && is_hex(at(&scan, i + 2)) && !is_word(at(&scan, i - 1)) && at(&scan, i - 1) != ':')
 			better(&found, i, ipv6_end(&scan, i), IP);
 		if (found.end > 0)
@@ -995,4 +1063,99 @@ llmb_pii_scan(const char *text, int len, LlmbPiiSpans *spans)
 		}
 		i = next;
 	}
+}
+
+/* ---- both passes ---- */
+
+static int
+compare_spans(const void *a, const void *b)
+{
+	const LlmbPiiSpan *x = a;
+	const LlmbPiiSpan *y = b;
+
+	if (x->begin != y->begin)
+		return x->begin < y->begin ? -1 : 1;
+	return x->end > y->end ? -1 : x->end < y->end;
+}
+
+/* What overlaps becomes one, under the label of its longest part. */
+static void
+join_spans(LlmbPiiSpans *spans, int from)
+{
+	int			count = from;
+	int			longest = 0;
+
+	qsort(spans->span + from, spans->count - from, sizeof(LlmbPiiSpan), compare_spans);
+	for (int i = from; i < spans->count; i++)
+	{
+		LlmbPiiSpan span = spans->span[i];
+		LlmbPiiSpan *last = count > from ? &spans->span[count - 1] : NULL;
+
+		if (last == NULL || span.begin >= last->end)
+		{
+			spans->span[count++] = span;
+			longest = span.end - span.begin;
+			continue;
+		}
+		if (span.end - span.begin > longest)
+		{
+			longest = span.end - span.begin;
+			last->label = span.label;
+		}
+		last->end = Max(last->end, span.end);
+	}
+	spans->count = count;
+}
+
+/*
+ * What was found in the text as it stands, besides what was found in the plain
+ * one.  Where both have something the plain text is right, but that a password
+ * may have signs that end it when they are read.
+ */
+static void
+add_literal(const LlmbPiiPlain *plain, LlmbPiiSpans *spans, int from, const LlmbPiiSpans *literal)
+{
+	int			to = spans->count;
+	int			at = from;
+
+	for (int i = 0; i < literal->count; i++)
+	{
+		const LlmbPiiSpan *span = &literal->span[i];
+
+		while (at < to && spans->span[at].end <= span->begin)
+			at++;
+		if (span->label != LOGIN && at < to && spans->span[at].begin < span->end)
+			continue;
+		/* the n of "\n@example.com" is nobody */
+		if (span->label == EMAIL && llmb_pii_within_escape(plain, span->begin))
+			continue;
+		llmb_pii_add_span(spans, span->begin, span->end, span->label);
+	}
+	if (spans->count > to)
+		join_spans(spans, from);
+}
+
+void
+llmb_pii_scan(const char *text, int len, LlmbPiiSpans *spans)
+{
+	LlmbPiiPlain *plain = llmb_pii_plain(text, len);
+	LlmbPiiSpans literal = {0};
+	int			from = spans->count;
+	const char *plain_text;
+	int			plain_len;
+
+	if (plain == NULL)
+	{
+		scan_text(text, len, spans);
+		return;
+	}
+	plain_text = llmb_pii_plain_text(plain, &plain_len);
+	scan_text(plain_text, plain_len, spans);
+	for (int i = from; i < spans->count; i++)
+		llmb_pii_from_plain(plain, &spans->span[i]);
+	scan_text(text, len, &literal);
+	add_literal(plain, spans, from, &literal);
+	if (literal.span)
+		pfree(literal.span);
+	llmb_pii_plain_free(plain);
 }

@@ -452,5 +452,6 @@ llmb_plan_batch(LlmbJob *job, TimestampTz now)
 	}
 	MemoryContextSetParent(context, TopMemoryContext);
 	llmb_fleet_add(planning.row, planning.spool, context);
+	llmb_fair_served(job->id);
 	return true;
 }

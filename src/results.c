@@ -932,6 +932,11 @@ llmb_renew_stale(const LlmbJob *job)
 		}
 		code_of_job_begins(job->id);
 		looked = llmb_look_at_rows(def, owner, &look, reads, count, &obstacle);
+		for (int i = 1; looked && i < count; i++)
+		{
+			if (reads[i].found == LLMB_FOUND_MORE)
+				looked = llmb_look_at_rows(def, owner, &look, &reads[i], 1, &obstacle);
+		}
 		job_at_work = 0;
 		for (int i = 0; looked && i < count; i++)
 		{

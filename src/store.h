@@ -58,6 +58,7 @@ typedef struct LlmbJob
 	int64		attachment;		/* of the task that made it; 0 none */
 	int			flying;			/* set by the fleet: its batches that are out */
 	int			turn;			/* set by fair.c */
+	int64		served;			/* set by fair.c */
 	bool		fresh;			/* items above planned_to wait to be sent */
 	int64		look_again_ms;	/* set by planning: an obstacle is looked at again after so long */
 	bool		atomic;			/* all answers or none are written */

@@ -12,9 +12,12 @@
 #include "llm_batch.h"
 
 #include "access/xlog.h"
+#include "catalog/namespace.h"
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
+#include "storage/lmgr.h"
 #include "utils/builtins.h"
+#include "utils/lsyscache.h"
 
 #include "sql.h"
 #include "store_task.h"
@@ -177,6 +180,13 @@ llmb_store_task(const char *name, int64 id)
 }
 
 /* ---- attachments ---- */
+
+void
+llmb_store_lock_attachments(void)
+{
+	/* conflicts with itself, and with no reader or writer */
+	LockRelationOid(get_relname_relid("attachment", get_namespace_oid(LLMB_SCHEMA, false)), ShareUpdateExclusiveLock);
+}
 
 void
 llmb_store_attach(LlmbAttachment *a)

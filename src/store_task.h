@@ -68,6 +68,8 @@ typedef struct LlmbAttachment
 	bool		row_level;
 } LlmbAttachment;
 
+/* Until the transaction ends nobody else attaches or changes an attachment. */
+extern void llmb_store_lock_attachments(void);
 extern void llmb_store_attach(LlmbAttachment *attachment);	/* sets id of a new one */
 extern void llmb_store_detach(int64 attachment);
 extern LlmbAttachment *llmb_store_attachment(int64 id);	/* NULL: there is none */

@@ -14,6 +14,7 @@
 #include "access/relation.h"
 #include "access/table.h"
 #include "catalog/namespace.h"
+#include "catalog/partition.h"
 #include "catalog/pg_inherits.h"
 #include "commands/trigger.h"
 #include "funcapi.h"
@@ -305,15 +306,40 @@ leads_to(const LlmbAttachment *from, const LlmbAttachment *to, List *all, List *
 	return false;
 }
 
-/* Tasks that would answer each other for ever. */
-static void
-check_cycle(const LlmbTask *task, const LlmbAttachment *attachment)
+/* A table, what it is a part of, and the parts of that: they share rows. */
+static List *
+relation_family(Oid relid)
 {
-	List	   *others = llmb_store_attachments(0, attachment->source_schema, attachment->source_table);
+	List	   *ancestors = get_rel_relispartition(relid) ? get_partition_ancestors(relid) : NIL;
+	Oid			top = ancestors ? llast_oid(ancestors) : relid;
+
+	return get_rel_relkind(top) == RELKIND_PARTITIONED_TABLE ? find_all_inheritors(top, NoLock, NULL) : list_make1_oid(top);
+}
+
+List *
+llmb_attachments_of_family(Oid relid)
+{
 	List	   *all = NIL;
 	ListCell   *lc;
 
-	foreach(lc, others)
+	foreach(lc, relation_family(relid))
+	{
+		const char *name = get_rel_name(lfirst_oid(lc));
+
+		if (name)
+			all = list_concat(all, llmb_store_attachments(0, get_namespace_name(get_rel_namespace(lfirst_oid(lc))), name));
+	}
+	return all;
+}
+
+/* Tasks that would answer each other for ever. */
+static void
+check_cycle(const LlmbTask *task, const LlmbAttachment *attachment, Oid relid)
+{
+	List	   *all = NIL;
+	ListCell   *lc;
+
+	foreach(lc, llmb_attachments_of_family(relid))
 	{
 		if (((LlmbAttachment *) lfirst(lc))->id != attachment->id)
 			all = lappend(all, lfirst(lc));
@@ -327,6 +353,26 @@ check_cycle(const LlmbTask *task, const LlmbAttachment *attachment)
 }
 
 /* ---- attaching ---- */
+
+/* A table and a part of it would each have the part's rows answered. */
+static void
+check_not_attached_twice(const LlmbTask *task, Oid relid)
+{
+	List	   *relatives = list_concat(get_rel_relispartition(relid) ? get_partition_ancestors(relid) : NIL,
+										get_rel_relkind(relid) == RELKIND_PARTITIONED_TABLE ?
+										list_delete_oid(find_all_inheritors(relid, AccessShareLock, NULL), relid) : NIL);
+	ListCell   *lc;
+
+	foreach(lc, relatives)
+	{
+		if (llmb_store_find_attachment(task->id, get_namespace_name(get_rel_namespace(lfirst_oid(lc))), get_rel_name(lfirst_oid(lc))) != 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					 errmsg("task \"%s\" is attached to \"%s\" already, which shares rows with \"%s\"",
+							task->name, get_rel_name(lfirst_oid(lc)), get_rel_name(relid)),
+					 errhint("Attach it to the whole table or to parts of it, not to both.")));
+	}
+}
 
 /* The table was attached under another name: its triggers say so.  0: it was not. */
 static int64
@@ -359,6 +405,7 @@ attach_table(const LlmbTask *task, Oid relid, bool row_level)
 	LlmbSource *source;
 	Relation	rel;
 
+	llmb_store_lock_attachments();
 	become_owner(task, &was);
 	ask = ask_of_task(NULL, task);
 	source = llmb_source_resolve(relid, task->prompt, task->key, task->target);
@@ -383,7 +430,8 @@ attach_table(const LlmbTask *task, Oid relid, bool row_level)
 	if (a->id == 0)
 		a->id = renamed_attachment(task, rel);
 	table_close(rel, NoLock);
-	check_cycle(task, a);
+	check_not_attached_twice(task, relid);
+	check_cycle(task, a, relid);
 	become_self(&was);
 	llmb_store_attach(a);
 	return a;
@@ -395,11 +443,11 @@ llmb_task_attach_by_trigger(const LlmbTask *task, Relation rel)
 	Oid			owner = task_owner(task);
 
 	/* who owns the table may run code as the task's owner then, and spend: a superuser has privileges of everybody */
-	if (!OidIsValid(owner) || owner != rel->rd_rel->relowner)
+	if (!OidIsValid(owner) || owner != rel->rd_rel->relowner || !has_privs_of_role(GetUserId(), owner))
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("task \"%s\" is not attached to \"%s\"", task->name, RelationGetRelationName(rel)),
-				 errdetail("A trigger attaches a task only to tables of the task's owner."),
+				 errdetail("A trigger attaches a task only to a table of the task's owner, when the owner's first statement fires it."),
 				 errhint("As owner of the task: SELECT llm_batch.attach(%s, %s);", quote_literal_cstr(task->name),
 						 quote_literal_cstr(quote_qualified_identifier(get_namespace_name(RelationGetNamespace(rel)),
 																	   RelationGetRelationName(rel))))));

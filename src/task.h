@@ -22,6 +22,9 @@
  */
 extern LlmbTask *llmb_own_task(const char *name);
 
+/* All attachments (of LlmbAttachment) to a table, to what it is a part of, and to its parts. */
+extern List *llmb_attachments_of_family(Oid relid);
+
 /*
  * A trigger that somebody created by hand feeds the task from a table that it
  * is not attached to.  It is attached now, if its owner owns the table as

@@ -24,6 +24,7 @@
 
 #include "compat.h"
 #include "crash.h"
+#include "enqueue.h"
 #include "notify.h"
 #include "shmem.h"
 #include "sql.h"
@@ -119,6 +120,7 @@ llmb_turn_begin(const char *doing)
 {
 	Assert(!IsTransactionState());
 	before = CurrentMemoryContext;
+	llmb_writing_attachment = 0;
 	if (!llmb_turn_only_worker())
 		proc_exit(0);
 	pgstat_report_activity(STATE_RUNNING, doing);

@@ -44,6 +44,9 @@
 #include "template.h"
 #include "writeback.h"
 
+/* Prompts that one look reads; the first is read however long it is. */
+#define LOOK_BYTES	(4 * 1024 * 1024)
+
 typedef struct Slice
 {
 	const LlmbJobDef *def;
@@ -192,7 +195,8 @@ build_sql(Slice *slice, Oid relid)
 /*
  * One look at each row: does it match the filter, have other tasks written
  * what the prompt needs, and what is the prompt?  A text that submit would
- * refuse is not read: it may be a gigabyte.  The row stands in a subquery of
+ * refuse is not read: it may be a gigabyte.  Nor are more texts than a few
+ * megabytes at a time, for there are several copies of each.  The row stands in a subquery of
  * its own, so that names in the filter are its columns.
  */
 static void
@@ -203,8 +207,11 @@ build_look(Slice *slice, const LlmbLook *look)
 	StringInfoData sql;
 
 	initStringInfo(&sql);
-	appendStringInfo(&sql, "SELECT llmb_input.n, s.matches, s.ready, pg_catalog.octet_length(s.p)::pg_catalog.int8, "
-					 "CASE WHEN pg_catalog.octet_length(s.p) / 1024 < %d THEN s.p END FROM ", llmb_max_prompt_kb);
+	appendStringInfo(&sql, "SELECT r.n, r.matches, r.ready, r.bytes, CASE WHEN r.bytes / 1024 < %d "
+					 "AND pg_catalog.sum(r.bytes) OVER (ORDER BY r.n) - r.bytes < %d THEN r.p END "
+					 "FROM (SELECT llmb_input.n, s.matches, s.ready, s.p, "
+					 "CASE WHEN s.matches AND s.ready THEN pg_catalog.octet_length(s.p) ELSE 0 END::pg_catalog.int8 AS bytes FROM ",
+					 llmb_max_prompt_kb, LOOK_BYTES);
 	append_input(&sql, def, slice->relid);
 	appendStringInfo(&sql, ", LATERAL (SELECT (%s\n) IS TRUE AS matches, true", look->filter ? look->filter : "true");
 	for (int i = 0; i < look->needed_count; i++)
@@ -213,7 +220,7 @@ build_look(Slice *slice, const LlmbLook *look)
 	append_prompt(&sql, def, table, "prompt_text", "$3");
 	appendStringInfo(&sql, " AS p FROM %s WHERE ", quote_qualified_identifier(def->source_schema, def->source_table));
 	append_match(&sql, def, table);
-	appendStringInfoString(&sql, " OFFSET 0) AS s");
+	appendStringInfoString(&sql, " OFFSET 0) AS s OFFSET 0) AS r");
 	slice->read = sql.data;
 }
 
@@ -407,7 +414,8 @@ read_rows(const Slice *slice, const int *which, int count)
 		else if (!DatumGetBool(SPI_getbinval(tuple, desc, 3, &isnull)))
 			reading->found = LLMB_FOUND_UNREADY;
 		else
-			reading->found = prompt ? LLMB_FOUND_PROMPT : LLMB_FOUND_TOO_LONG;
+			reading->found = prompt ? LLMB_FOUND_PROMPT :
+				reading->bytes / 1024 < llmb_max_prompt_kb ? LLMB_FOUND_MORE : LLMB_FOUND_TOO_LONG;
 	}
 }
 
@@ -717,7 +725,7 @@ read_slice(const Slice *slice, const LlmbLook *look, const int *which, int count
 	if (sqlstate == 0)
 		return true;
 	/* what is wrong with the statement is no row's fault, and what passes passes */
-	if ((llmb_error_passes(sqlstate) && !look->last_try) || fails_without_rows(slice, sqlstate))
+	if ((llmb_error_passes(sqlstate) && !(look->last_try && sqlstate == ERRCODE_QUERY_CANCELED)) || fails_without_rows(slice, sqlstate))
 	{
 		*obstacle = psprintf("rows cannot be read for now: %s", message ? message : "it takes too long");
 		return false;

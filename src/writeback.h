@@ -64,6 +64,7 @@ typedef enum LlmbFound
 	LLMB_FOUND_OTHER,			/* the row does not match the filter */
 	LLMB_FOUND_UNREADY,			/* a needed column is NULL */
 	LLMB_FOUND_TOO_LONG,		/* the prompt is longer than llm_batch.max_prompt_size */
+	LLMB_FOUND_MORE,			/* enough was read before it: look again */
 	LLMB_FOUND_ERROR			/* it cannot be rendered: see reason */
 } LlmbFound;
 

@@ -1,8 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * test_pii.c
- *		Tests of src/pii.c, src/pii_scan.c and src/pii_ids.c: what is masked,
- *		what is not, and what comes back.
+ *		Tests of src/pii.c, src/pii_plain.c, src/pii_scan.c and src/pii_ids.c:
+ *		what is masked, what is not, and what comes back.
  *
  * Numbers are made up, or those that their issuers give as examples.
  *
@@ -63,7 +63,6 @@ test_email(void)
 		{"Korean behind it", "a@b.co.kr\xEC\x9C\xBC\xEB\xA1\x9C", "[EMAIL_1]\xEC\x9C\xBC\xEB\xA1\x9C"},
 		{"punycode", "a@xn--mnchen-3ya.de", "[EMAIL_1]"},
 		{"numbers before the sign", "4111111111111111@x.com", "[EMAIL_1]"},
-		{"a password in a URL", "https://u:secret@host.example/x", "https://u:[EMAIL_1]/x"},
 		{"no domain", "a@localhost", NULL},
 		{"a handle", "thanks @john and @jane.doe !", NULL},
 		{"a package", "npm i react@18.2.0 @scope/x@1.0", NULL},
@@ -243,6 +242,85 @@ test_ids(void)
 	};
 
 	RUN("national id", cases);
+}
+
+/* ---- as texts are written down ---- */
+
+static void
+test_escapes(void)
+{
+	static const Case cases[] = {
+		{"a phone behind \\n", "\"Contact:\\n+49 170 1234567\"", "\"Contact:\\n[PHONE_1]\""},
+		{"an IBAN behind \\t", "\"IBAN\\tDE89370400440532013000\"", "\"IBAN\\t[IBAN_1]\""},
+		{"an IP address behind \\n, before \\n", "\"IP\\n192.168.1.17\\nx\"", "\"IP\\n[IP_1]\\nx\""},
+		{"an e-mail behind \\n", "\"Contact:\\nmax@example.com\\n\"", "\"Contact:\\n[EMAIL_1]\\n\""},
+		{"each of them", "\\nmax@x.de\\rmax@x.de\\tmax@x.de\\bmax@x.de\\fmax@x.de\\u000amax@x.de", "\\n[EMAIL_1]\\r[EMAIL_1]\\t[EMAIL_1]\\b[EMAIL_1]\\f[EMAIL_1]\\u000a[EMAIL_1]"},
+		{"each before a card", "\\n4111111111111111\\r4111111111111111\\t4111111111111111\\b4111111111111111\\f4111111111111111\\u00204111111111111111",
+		"\\n[CARD_1]\\r[CARD_1]\\t[CARD_1]\\b[CARD_1]\\f[CARD_1]\\u0020[CARD_1]"},
+		{"ids", "\\n123-45-6789\\tAB123456C\\r\\nRSSMRA85T10A562S", "\\n[NATIONAL_ID_1]\\t[NATIONAL_ID_2]\\r\\n[NATIONAL_ID_3]"},
+		{"IPv6", "\\nfe80::1\\t2001:db8::1\\n::1", "\\n[IP_1]\\t[IP_2]\\n[IP_3]"},
+		{"a phone without +", "\\n030 1234567\\n(555) 123-4567\\nTel. 1234567\\n", "\\n[PHONE_1]\\n[PHONE_2]\\nTel. [PHONE_3]\\n"},
+		{"JSON in JSON", "\"{\\\"c\\\":\\\"Contact:\\\\n+49 170 1234567\\\\nmax@x.de\\\"}\"", "\"{\\\"c\\\":\\\"Contact:\\\\n[PHONE_1]\\\\n[EMAIL_1]\\\"}\""},
+		{"an at sign alone behind \\n", "\"\\n@example.com\"", NULL},
+		{"\\u within", "\"m\\u00fcller\\u0040example.com, \\u002B49\\u00a0170\\u00a01234567\"", "\"[EMAIL_1], [PHONE_1]\""},
+		{"\\u around", "\\u003cmax@x.de\\u003e \\ud83d\\ude00max@x.de\\ud83d", "\\u003c[EMAIL_1]\\u003e \\ud83d\\ude00[EMAIL_1]\\ud83d"},
+		{"a slash", "\"030\\/1234567 http:\\/\\/10.1.2.3\\/\"", "\"[PHONE_1] http:\\/\\/[IP_1]\\/\""},
+		{"Markdown", "max\\_m@x.de, \\+49 170 1234567, 10\\.1\\.2\\.3", "[EMAIL_1], [PHONE_1], [IP_1]"},
+		{"entities", "max&#64;x.de &lt;max&commat;x.de&gt; &#109;&#97;&#x78;&#64;x.de Tel&nbsp;030&nbsp;1234567 &#43;49&#160;30&#160;1234567",
+		"[EMAIL_1] &lt;[EMAIL_2]&gt; [EMAIL_3] Tel&nbsp;[PHONE_1] [PHONE_2]"},
+		{"entities twice", "max&amp;#64;x.de", "[EMAIL_1]"},
+		{"a query string", "?email=max%40example.com&tel=%2B49%20170%201234567&x=1", "?email=[EMAIL_1]&tel=[PHONE_1]&x=1"},
+		{"a form", "to=m%C3%BCller%40example.com&tel=%2B49+170+1234567&n=%28555%29+123-4567", "to=[EMAIL_1]&tel=[PHONE_1]&n=[PHONE_2]"},
+		{"percent signs twice", "u=http%3A%2F%2Fx%2F%3Fm%3Dmax%2540example.com%26", "u=http%3A%2F%2Fx%2F%3Fm%3D[EMAIL_1]%26"},
+		{"a blank before an address", "?body=Mail%20max@example.com", "?body=Mail%20[EMAIL_1]"},
+		{"a percent sign that is none", "100%4111111111111111 and 100%4012888888881881", "100%[CARD_1] and 100%[CARD_2]"},
+		{"quoted-printable", "From: max=40example.com=\n x=3D1\n+49 170=20123456=\r\n7 m=C3=BCller@x.de",
+		"From: [EMAIL_1]=\n x=3D1\n[PHONE_1] [EMAIL_2]"},
+		{"no quoted-printable", "id=4012888888881881 uid=20max@x.de", "id=[CARD_1] uid=[EMAIL_1]"},
+		{"wide characters", "\xEF\xBC\x90\xEF\xBC\x93\xEF\xBC\x8D\xEF\xBC\x91\xEF\xBC\x92\xEF\xBC\x93\xEF\xBC\x94\xEF\xBC\x8D\xEF\xBC\x95\xEF\xBC\x96\xEF\xBC\x97\xEF\xBC\x98 max\xEF\xBC\xA0x.de",
+		"[PHONE_1] [EMAIL_1]"},
+		{"what cannot be seen", "\xE2\x80\xAA+49 170\xE2\x80\x8B" "1234567\xE2\x80\xAC max\xC2\xAD" "@x.de x\xE2\x80\x8B" "10.1.2.3",
+		"\xE2\x80\xAA[PHONE_1]\xE2\x80\xAC [EMAIL_1] x\xE2\x80\x8B[IP_1]"},
+		{"Arabic digits", "\xD9\xA0\xD9\xA3\xD9\xA0 \xD9\xA1\xD9\xA2\xD9\xA3\xD9\xA4\xD9\xA5\xD9\xA6\xD9\xA7", "[PHONE_1]"},
+		{"nothing", "\\n \\t \\u \\u12 \\x & &; &#; &#x; %  %zz %4 = =3D =\n \\", NULL},
+	};
+
+	RUN("escape", cases);
+}
+
+static void
+test_logins(void)
+{
+	static const Case cases[] = {
+		{"user and password", "https://u:secret@host.example/x", "https://[LOGIN_1]@host.example/x"},
+		{"no dot in the host", "postgres://max:geheim@localhost/db", "postgres://[LOGIN_1]@localhost/db"},
+		{"an address", "redis://:secret@10.1.2.3:6379", "redis://[LOGIN_1]@[IP_1]:6379"},
+		{"signs", "ftp://max:p%2Fs$@host.de, ftp://max:p@s$@host.de", "ftp://[LOGIN_1], ftp://[LOGIN_2]@host.de"},
+		{"an e-mail address as user", "https://max%40x.de:pw@host/", "https://[LOGIN_1]@host/"},
+		{"in JSON", "{\"u\":\"http:\\/\\/u:pw@h\\/\"}", "{\"u\":\"http:\\/\\/[LOGIN_1]@h\\/\"}"},
+		{"no password", "ssh://max@x.de/", "ssh://[EMAIL_1]/"},
+		{"none", "http://x:80/@y http://x:80?q=a@b http://x.de:80 @x", NULL},
+	};
+
+	RUN("login", cases);
+}
+
+static void
+test_side_by_side(void)
+{
+	static const Case cases[] = {
+		{"a bracket", "+491701234567 (555) 123-4567", "[PHONE_1] [PHONE_2]"},
+		{"named and a bracket", "Tel. 1234567 (555) 123-4567", "Tel. [PHONE_1] [PHONE_2]"},
+		{"a slash", "+49 170 1234567 / 030 7654321", "[PHONE_1] / [PHONE_2]"},
+		{"blanks", "+49 170 1234567 030 7654321, 030 123456 040 654321", "[PHONE_1] [PHONE_2], [PHONE_3] [PHONE_4]"},
+		{"pairs", "+33 6 12 34 05 06 01 23 45 67 89", "[PHONE_1] [PHONE_2]"},
+		{"a card", "+49 30 1234567 4111 1111 1111 1111", "[PHONE_1] [CARD_1]"},
+		{"a date", "+49 30 1234567 2024-01-02", "[PHONE_1] 2024-01-02"},
+		{"the end of a bracket", "+49 30 1234567 (030) 12", "[PHONE_1] (030) 12"},
+		{"all in brackets", "(555) 123-4567 (555) 987-6543", "[PHONE_1] [PHONE_2]"},
+	};
+
+	RUN("side by side", cases);
 }
 
 /* ---- placeholders ---- */
@@ -520,7 +598,7 @@ static void
 test_linear(void)
 {
 	static const char *const parts[] = {"1", "1 ", "12.", "a@", "@", "a.", ":", "1:", "::1", "+49 ", "0", "(0", "-", "A1", "DE89 ", "[EMAIL_1] ",
-		"EMAIL_", "email_1[", "1.2.3.4.", "x@y.z", "\\", "[", " 1 ]", "555-123-4567 ", "\xC3\xA4", "\xE7\x94\xA8", "tel 1", "4111 "};
+		"EMAIL_", "email_1[", "1.2.3.4.", "x@y.z", "\\", "[", " 1 ]", "555-123-4567 ", "\\n", "\\u00", "%25", "%40", "&", "&amp;", "&#", "=\n", "=4", "://a:", "://", "+49 1 (", "012 ", "\xE2\x80\x8B", "\xC3\xA4", "\xE7\x94\xA8", "tel 1", "4111 "};
 
 	for (int i = 0; i < (int) lengthof(parts); i++)
 	{
@@ -588,6 +666,9 @@ test_pii(void)
 	test_iban();
 	test_phone();
 	test_ids();
+	test_escapes();
+	test_logins();
+	test_side_by_side();
 	test_placeholders();
 	test_texts_of_one_request();
 	test_finder();
