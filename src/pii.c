@@ -676,6 +676,21 @@ needs_escape(const char *text)
 	return false;
 }
 
+/*
+ * Whether it was written as JSON writes it, with escapes that nothing else has
+ * ("m\u00fcller@x.de", "030\/1234567").
+ */
+static bool
+is_escaped(const char *text)
+{
+	for (; (text = strpbrk(text, "\"\\")) != NULL; text += 2)
+	{
+		if (text[0] == '"' || (text[1] != '/' && (text[1] != 'u' || strspn(text + 2, "0123456789abcdefABCDEF") < 4)))
+			return false;
+	}
+	return true;
+}
+
 static bool
 is_json(const char *answer)
 {
@@ -776,7 +791,8 @@ llmb_pii_restore(const LlmbPiiMap *map, char *answer, bool json)
 			if (json)
 			{
 				go_to(&strings, answer, mention.begin);
-				original = escaped(original);
+				if (!is_escaped(original) || strpbrk(original, "\n\r\t"))
+					original = escaped(original);
 				if (strings.inside && strings.json_within)
 					original = escaped(original);
 			}

@@ -39,7 +39,8 @@ typedef struct Source
 	const unsigned char *text;
 	int			len;
 	int			is_quoted;		/* quoted-printable: 1 yes, 0 no, -1 not looked yet */
-	bool		is_form;		/* in a query string or form, where '+' is a blank */
+	bool		is_query;		/* behind '?' or '&' */
+	bool		is_form;		/* in a parameter of a query string or form, where '+' is a blank */
 } Source;
 
 /* ---- characters ---- */
@@ -146,6 +147,19 @@ read_u(const Source *source, int i, uint32 *c)
 }
 
 /*
+ * Behind "\x": a character, or one byte of several.  Which of them the first
+ * byte of a letter and the letter itself are makes no difference here; the
+ * bytes behind it are not seen, and C2 and E2 begin signs.
+ */
+static uint32
+read_x(int value)
+{
+	if (value < 0x80)
+		return common_form(value);
+	return value < 0xC0 ? NOTHING : value == 0xC2 || value == 0xE2 ? ' ' : (uint32) value;
+}
+
+/*
  * Any number of backslashes is read as one: JSON in JSON, and logs in it, have
  * two for a line's end.
  */
@@ -164,8 +178,8 @@ read_backslash(const Source *source, int i, uint32 *c)
 		len += read_u(source, behind + 1, c);
 	else if (*c == 'x' && hex_at(source, behind + 1, 2) >= 0)
 	{
-		*c = common_form(hex_at(source, behind + 1, 2));
-		len = is_word(*c) || *c >= 0x80 ? 0 : 3;
+		*c = read_x(hex_at(source, behind + 1, 2));
+		len = is_word(*c) ? 0 : 3;
 	}
 	else if (*c != '\0' && strchr("nrtbfv", *c) != NULL)
 		*c = '\n';
@@ -259,7 +273,8 @@ read_entity(const Source *source, int i, uint32 *c)
 		{"nbsp;", 0xA0}, {"ensp;", ' '}, {"emsp;", ' '}, {"thinsp;", ' '}, {"shy;", NOTHING}, {"zwnj;", NOTHING}, {"zwj;", NOTHING},
 		{"lt;", '<'}, {"gt;", '>'}, {"quot;", '"'}, {"apos;", '\''}, {"commat;", '@'}, {"plus;", '+'}, {"period;", '.'},
 		{"lowbar;", '_'}, {"colon;", ':'}, {"sol;", '/'}, {"lpar;", '('}, {"rpar;", ')'}, {"hyphen;", '-'}, {"dash;", '-'},
-		{"ndash;", '-'}, {"Tab;", '\n'}, {"NewLine;", '\n'}
+		{"ndash;", '-'}, {"Tab;", '\n'}, {"NewLine;", '\n'}, {"auml;", 0xE4}, {"ouml;", 0xF6}, {"uuml;", 0xFC}, {"szlig;", 0xDF},
+		{"eacute;", 0xE9}, {"egrave;", 0xE8}, {"ccedil;", 0xE7}, {"ntilde;", 0xF1}, {"oslash;", 0xF8}, {"aring;", 0xE5}
 	};
 	int			name = i + 1;
 
@@ -285,6 +300,16 @@ read_entity(const Source *source, int i, uint32 *c)
 	return 0;
 }
 
+/* "4111+1111", "DE89+3704"; but not "tel=+49" and "ann+list@x.org" */
+static bool
+is_form_blank(const Source *source, int i)
+{
+	unsigned char before = at(source, i - 1);
+	unsigned char behind = at(source, i + 1);
+
+	return source->is_form && is_word(before) && before < 'a' && (behind == '(' || behind == '%' || (is_word(behind) && behind < 'a'));
+}
+
 static int
 read_unit(Source *source, int i, uint32 *c)
 {
@@ -300,7 +325,7 @@ read_unit(Source *source, int i, uint32 *c)
 			return read_quoted(source, i, c);
 		case '+':
 			*c = ' ';
-			return source->is_form ? 1 : 0;
+			return is_form_blank(source, i) ? 1 : 0;
 		default:
 			return source->text[i] >= 0xC2 ? read_utf8(source, i, c) : 0;
 	}
@@ -358,7 +383,7 @@ add_unit(LlmbPiiPlain *plain, int raw, int raw_len, uint32 c, bool byte)
 LlmbPiiPlain *
 llmb_pii_plain(const char *text, int len)
 {
-	Source		source = {(const unsigned char *) text, len, -1, false};
+	Source		source = {(const unsigned char *) text, len, -1, false, false};
 	LlmbPiiPlain *plain = NULL;
 	int			done = 0;
 
@@ -368,12 +393,15 @@ llmb_pii_plain(const char *text, int len)
 		uint32		c = 0;
 		int			unit_len;
 
-		if (first <= ' ' || first == '"')
+		if (first <= ' ' || first == '"' || first == '?' || first == '&')
+		{
 			source.is_form = false;
+			source.is_query = first == '?' || first == '&';
+		}
+		else if (first == '=' && source.is_query)
+			source.is_form = true;
 		if (is_word(first) || first == ' ' || (unit_len = read_unit(&source, i, &c)) == 0)
 		{
-			/* a parameter of a query string ends here */
-			source.is_form &= first != '&';
 			i++;
 			continue;
 		}

@@ -147,13 +147,14 @@ hyphen_at(const Scan *scan, int i)
 
 /*
  * Whether one of these words, in small letters with '|' between them, stands
- * shortly before i: as a whole or as the begin of one, and no other number
- * between.
+ * shortly before i: as a whole or as the begin of one, also in "homePhone", and
+ * no other number between.
  */
 static bool
 word_before(const Scan *scan, int i, const char *words)
 {
 	char		before[CONTEXT + 1];
+	bool		begins[CONTEXT + 1];
 	int			n = 0;
 
 	for (int j = Max(0, i - CONTEXT); j < i; j++)
@@ -164,7 +165,12 @@ word_before(const Scan *scan, int i, const char *words)
 		if (is_digit(c) || c == '\n')
 			n = 0;
 		else
+		{
+			/* but an iPhone is none */
+			begins[n] = n == 0 || !is_letter(before[n - 1]) ||
+				(c >= 'A' && c <= 'Z' && at(scan, j - 1) >= 'a' && at(scan, j - 2) >= 'a');
 			before[n++] = c >= 'A' && c <= 'Z' ? c - 'A' + 'a' : c;
+		}
 	}
 	before[n] = '\0';
 	while (*words)
@@ -173,7 +179,7 @@ word_before(const Scan *scan, int i, const char *words)
 
 		for (int j = 0; j + len <= n; j++)
 		{
-			if ((j == 0 || !is_letter(before[j - 1])) && memcmp(before + j, words, len) == 0)
+			if (begins[j] && memcmp(before + j, words, len) == 0)
 				return true;
 		}
 		words += len + (words[len] == '|');
@@ -626,7 +632,7 @@ digits_id_end(const Number *number)
 
 /* ---- phone numbers ---- */
 
-#define PHONE_WORDS "tel.|tel:|tel |tel-|telef|telno|fon:|phone|mobil|m\xC3\xB3vil|movil|handy|cell:|cell |cellul|fax|whatsapp|rufn|t\xC3\xA9l|portable:|gsm"
+#define PHONE_WORDS "tel.|tel:|tel |tel-|telef|teleph|telno|tel\"|fon:|phone|mobil|m\xC3\xB3vil|movil|handy|cell:|cell |cell\"|cellul|fax|whatsapp|rufn|t\xC3\xA9l|portable:|gsm|wa.me"
 
 /* Do the first three groups make a date? */
 static bool
@@ -698,6 +704,16 @@ side_by_side(const Number *number, int k, int min)
 	return k;
 }
 
+/* The last digit of "030 1234567-0", where they are asked to wait. */
+static bool
+is_extension(const Number *number, int k)
+{
+	const Group *group = &number->group[k];
+
+	return group->before == '-' && group->narrow &&
+		number->group[k - 1].end - number->group[k - 1].begin >= 3 && may_end(number, k);
+}
+
 /* The last group with which it has so many digits; -1: none. */
 static int
 last_group(const Number *number, int min, int max)
@@ -710,7 +726,7 @@ last_group(const Number *number, int min, int max)
 		const Group *group = &number->group[k];
 
 		/* +33 6 12 34 56 78, +49 (0) 30; but not the 2 of "+49 30 123456 2 rooms" */
-		if (k > 1 && group->end - group->begin == 1 && group->before != '(')
+		if (k > 1 && group->end - group->begin == 1 && group->before != '(' && !is_extension(number, k))
 			return last;
 		if (digits_through(number, k) >= min && !is_word(at(number->scan, number->group[k].end)))
 			last = k;
@@ -753,7 +769,7 @@ trunk_phone(const Number *number)
 		const Group *group = &number->group[k];
 
 		/* behind the area code the same sign throughout */
-		if (group->end - group->begin < 2 || (k > 2 && group->before != number->group[2].before) || group->before == '(')
+		if ((group->end - group->begin < 2 && !is_extension(number, k)) || (k > 2 && group->before != number->group[2].before) || group->before == '(')
 			break;
 		if (digits_through(number, k) >= 9 && may_end(number, k))
 			last = k;
@@ -797,7 +813,11 @@ static int
 named_phone(const Number *number)
 {
 	int			k = last_group(number, 6, 13);
+	int			last = number->groups - 1;
 
+	/* Tel. 1234567 / 7654321 */
+	if (k >= 0 && k < last && number->group[k + 1].before == '/' && digits_through(number, last) >= digits_through(number, k) + 6)
+		k = last;
 	if (k < 0 || number->attached || !may_end(number, k) || begins_with_date(number) ||
 		!word_before(number->scan, number->group[0].begin, PHONE_WORDS))
 		return 0;

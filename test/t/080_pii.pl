@@ -62,6 +62,10 @@ is(sql($node, q{SELECT llm_batch.redact('Write to anna.secret1@example.com or an
 	'Write to [EMAIL_1] or [EMAIL_1], call [PHONE_1].', 'redact() shows what would be sent');
 is(sql($node, q{SELECT llm_batch.redact('4111 1111 1111 1111, DE89 3704 0044 0532 0130 00, 10.20.30.40, 123-45-6789; [CARD_1]')}),
 	'[CARD_2], [IBAN_1], [IP_1], [NATIONAL_ID_1]; [CARD_1]', 'and passes over what the text mentions');
+is(sql($node, q{SELECT llm_batch.redact(to_json(E'Contact:\n+49 30 5550123\tDE89370400440532013000\nanna.secret1@example.com\r\n10.20.30.40'::text)::text)}),
+	'"Contact:\n[PHONE_1]\t[IBAN_1]\n[EMAIL_1]\r\n[IP_1]"', 'what stands behind an escape of JSON is found');
+is(sql($node, q{SELECT llm_batch.redact('postgres://anna:secret@db.example.com/x?mail=anna.secret1%40example.com')}),
+	'postgres://[LOGIN_1]@db.example.com/x?mail=[EMAIL_1]', 'passwords and parameters of a URL are');
 is(sql($node, q{SELECT llm_batch.redact('Version 1.2.3 of 2026-11-21, order 4111111111111112')}),
 	'Version 1.2.3 of 2026-11-21, order 4111111111111112', 'what is nobody\'s stays');
 is(sql($node, q{SELECT llm_batch.redact(NULL) IS NULL, llm_batch.redact('') = ''}), 't|t', 'nothing, and the empty text');
@@ -171,6 +175,29 @@ foreach my $api (@apis)
 	is(sql($node, "SELECT answer_json->>'summary' FROM llm_batch.results WHERE job_id = $job"), 'Code "the \\fish" of anna.secret4@example.com is good.',
 		"$api, typed: the stored answer is JSON");
 	is(maps(), '0', "$api, typed: the map is gone");
+}
+
+# Rows as JSON, and messages whose strings hold JSON.
+people();
+sql($node, q{
+	UPDATE llm_batch.pii_pattern SET enabled = false WHERE name = 'quote';
+	UPDATE people SET body = E'Tell\nanna.secret1@example.com\t+49 30 5550123\r\n10.20.30.40\nDE89370400440532013000 of it. More.' WHERE id = 1});
+sent();
+foreach my $prompt ('{{body|json}}', '{{*|json}}')
+{
+	my $job = submit($node, %ask, prompt => $prompt, filter => 'id = 1', server => 'openai', mode => 'batch');
+	is(wait_job($node, $job), 'succeeded', "$prompt: the job succeeded") or explain_job($node, $job);
+	like(nothing_left($prompt), qr/Tell\\\\n\[EMAIL_1\]\\\\t\[PHONE_1\]\\\\r\\\\n\[IP_1\]\\\\n\[IBAN_1\] of it/, "$prompt: placeholders were");
+	is(sql($node, q{SELECT summary ~ 'anna\.secret1@.*5550123' AND summary !~ '\[[A-Z]+_\d' FROM people WHERE id = 1}), 't',
+		"$prompt: the answer has the originals");
+}
+{
+	my $job = sql($node, qq{
+		SELECT llm_batch.submit_query(\$\$
+			SELECT 1 AS key, jsonb_build_array(jsonb_build_object('role', 'user', 'content', to_json(body)::text)) AS messages FROM people WHERE id = 1\$\$,
+			'$LlmBatch::MODEL{openai}', server => 'openai', mode => 'batch', mask_pii => true)});
+	is(wait_job($node, $job), 'succeeded', 'JSON in messages: the job succeeded') or explain_job($node, $job);
+	like(nothing_left('JSON in messages'), qr/Tell\\\\n\[EMAIL_1\]\\\\t\[PHONE_1\]/, 'JSON in messages: placeholders were');
 }
 
 # What models make of placeholders.

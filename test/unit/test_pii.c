@@ -176,6 +176,10 @@ test_phone(void)
 		{"Brazilian", "(11) 91234-5678", "[PHONE_1]"},
 		{"named", "Tel. 1234567, phone: 612 345 678, Fax 89-12-34", "Tel. [PHONE_1], phone: [PHONE_2], Fax [PHONE_3]"},
 		{"named, behind a dot", "Tel.030 1234567", "Tel.[PHONE_1]"},
+		{"names of members", "{\"tel\":\"1234567\",\"telephone\":1234567,\"homePhone\":\"1234568\",\"cell\": 1234569, \"iPhone\": 1234567}",
+		"{\"tel\":\"[PHONE_1]\",\"telephone\":[PHONE_1],\"homePhone\":\"[PHONE_2]\",\"cell\": [PHONE_3], \"iPhone\": 1234567}"},
+		{"an extension of one digit", "Tel. 030 / 1234567-0, 030 1234567-0, +49 30 1234567-0", "Tel. [PHONE_1], [PHONE_2], [PHONE_3]"},
+		{"a link", "https://wa.me/491701234567", "https://wa.me/[PHONE_1]"},
 		{"a thin dash", "030\xE2\x80\x93" "1234567", "[PHONE_1]"},
 		{"a date", "01.02.2026, 2026-11-21, 11/21/2026, 01-02-2026", NULL},
 		{"date and time", "01.02.2026 10:30 and 01.02.2026 10", NULL},
@@ -271,6 +275,9 @@ test_escapes(void)
 		{"entities twice", "max&amp;#64;x.de", "[EMAIL_1]"},
 		{"a query string", "?email=max%40example.com&tel=%2B49%20170%201234567&x=1", "?email=[EMAIL_1]&tel=[PHONE_1]&x=1"},
 		{"a form", "to=m%C3%BCller%40example.com&tel=%2B49+170+1234567&n=%28555%29+123-4567", "to=[EMAIL_1]&tel=[PHONE_1]&n=[PHONE_2]"},
+		{"blanks of a form", "?a=b&card=4111+1111+1111+1111&iban=DE89+3704+0044+0532+0130+00&tel=+49+30+1234567&to=a+b@x.de",
+		"?a=b&card=[CARD_1]&iban=[IBAN_1]&tel=[PHONE_1]&to=[EMAIL_1]"},
+		{"bytes", "'m\\xc3\\xbcller@x.de\\x0a10.1.2.3' 'm\\xfcller@x.de' Tel\\xc2\\xa0030 1234567", "'[EMAIL_1]\\x0a[IP_1]' '[EMAIL_2]' Tel\\xc2\\xa0[PHONE_1]"},
 		{"percent signs twice", "u=http%3A%2F%2Fx%2F%3Fm%3Dmax%2540example.com%26", "u=http%3A%2F%2Fx%2F%3Fm%3D[EMAIL_1]%26"},
 		{"a blank before an address", "?body=Mail%20max@example.com", "?body=Mail%20[EMAIL_1]"},
 		{"a percent sign that is none", "100%4111111111111111 and 100%4012888888881881", "100%[CARD_1] and 100%[CARD_2]"},
@@ -282,6 +289,8 @@ test_escapes(void)
 		{"what cannot be seen", "\xE2\x80\xAA+49 170\xE2\x80\x8B" "1234567\xE2\x80\xAC max\xC2\xAD" "@x.de x\xE2\x80\x8B" "10.1.2.3",
 		"\xE2\x80\xAA[PHONE_1]\xE2\x80\xAC [EMAIL_1] x\xE2\x80\x8B[IP_1]"},
 		{"Arabic digits", "\xD9\xA0\xD9\xA3\xD9\xA0 \xD9\xA1\xD9\xA2\xD9\xA3\xD9\xA4\xD9\xA5\xD9\xA6\xD9\xA7", "[PHONE_1]"},
+		{"letters of HTML", "m&uuml;ller@x.de stra&szlig;e@x.de", "[EMAIL_1] [EMAIL_2]"},
+		{"JSON comes back as JSON", "{\"m\":\"m\\u00fcller@x.de\",\"p\":\"030\\/1234567\"}", "{\"m\":\"[EMAIL_1]\",\"p\":\"[PHONE_1]\"}"},
 		{"nothing", "\\n \\t \\u \\u12 \\x & &; &#; &#x; %  %zz %4 = =3D =\n \\", NULL},
 	};
 
@@ -317,6 +326,7 @@ test_side_by_side(void)
 		{"a card", "+49 30 1234567 4111 1111 1111 1111", "[PHONE_1] [CARD_1]"},
 		{"a date", "+49 30 1234567 2024-01-02", "[PHONE_1] 2024-01-02"},
 		{"the end of a bracket", "+49 30 1234567 (030) 12", "[PHONE_1] (030) 12"},
+		{"one name for both", "Tel. 1234567 / 7654321 abc", "Tel. [PHONE_1] abc"},
 		{"all in brackets", "(555) 123-4567 (555) 987-6543", "[PHONE_1] [PHONE_2]"},
 	};
 
