@@ -19,11 +19,11 @@
 
 #include "access/transam.h"
 #include "catalog/namespace.h"
+#include "common/hashfn.h"
 #include "miscadmin.h"
 #include "storage/ipc.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
-#include "common/hashfn.h"
 #include "utils/fmgrprotos.h"
 #include "utils/hsearch.h"
 #include "utils/lsyscache.h"
@@ -91,7 +91,6 @@ move_proof(const List *inboxes)
 	/* somebody has set the sequence back */
 	if (last < mark)
 		proven = mark = 0;
-
 	if (TransactionIdIsValid(mark_xid) && TransactionIdFollowsOrEquals(snapshot->xmin, mark_xid) && inboxes == NIL)
 		proven = Max(proven, mark);
 	else if (TransactionIdIsValid(mark_xid) && TransactionIdPrecedes(snapshot->xmin, mark_xid))

@@ -646,6 +646,31 @@ has_history(void)
 	return has;
 }
 
+/* The earlier of two times; 0 is never. */
+static TimestampTz
+sooner(TimestampTz a, TimestampTz b)
+{
+	return a == 0 ? b : b == 0 ? a : Min(a, b);
+}
+
+/* When the next of all things falls due, flights (which are given) among them. */
+static TimestampTz
+next_due(TimestampTz now, TimestampTz next)
+{
+	/* the next look at old jobs wakes nobody: a sleeping worker looks around now and then */
+	if (llmb_housekeeping_next() <= now || llmb_housekeeping_busy())
+		next = sooner(next, Max(now, llmb_housekeeping_next()));
+	if (next_look != 0)
+		next = sooner(next, Max(next_look, list_due));
+	if (dirty)
+		next = sooner(next, Max(now, list_due));
+	next = sooner(next, next_answer);
+	next = sooner(next, llmb_gather_next());
+	next = sooner(next, llmb_notify_next());
+	next = sooner(next, llmb_afterwards_next());
+	return sooner(next, llmb_leftover_next());
+}
+
 long
 llmb_lifecycle_step(void)
 {
@@ -711,24 +736,7 @@ llmb_lifecycle_step(void)
 	}
 	if (keep_house(now))
 		return 0;
-	/* the next look at old jobs wakes nobody: a sleeping worker looks around now and then */
-	if (llmb_housekeeping_next() <= now || llmb_housekeeping_busy())
-		next = next == 0 ? Max(now, llmb_housekeeping_next()) : Min(next, Max(now, llmb_housekeeping_next()));
-	if (next_look != 0 && (next == 0 || Max(next_look, list_due) < next))
-		next = Max(next_look, list_due);
-	if (dirty && (next == 0 || list_due < next))
-		next = list_due;
-	if (next_answer != 0 && (next == 0 || next_answer < next))
-		next = next_answer;
-	if (llmb_gather_next() != 0 && (next == 0 || llmb_gather_next() < next))
-		next = llmb_gather_next();
-	if (llmb_notify_next() != 0 && (next == 0 || llmb_notify_next() < next))
-		next = llmb_notify_next();
-	if (llmb_afterwards_next() != 0 && (next == 0 || llmb_afterwards_next() < next))
-		next = llmb_afterwards_next();
-	if (llmb_leftover_next() != 0 && (next == 0 || llmb_leftover_next() < next))
-		next = llmb_leftover_next();
-	return time_until(now, next);
+	return time_until(now, next_due(now, next));
 }
 
 bool

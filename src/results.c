@@ -343,16 +343,17 @@ answer_newer(int64 attachment, LlmbResult **results, int count)
 static void
 find_superseded(int64 job, int64 attachment, LlmbResult **results, int count)
 {
-	bool	   *superseded = palloc0(sizeof(bool) * Max(count, 1));
+	LlmbCode   *codes = palloc0(sizeof(LlmbCode) * Max(count, 1));
 
-	llmb_store_superseded(attachment, job, (const LlmbResult *const *) results, count, superseded);
+	llmb_store_superseded(attachment, job, (const LlmbResult *const *) results, count, codes);
 	for (int i = 0; i < count; i++)
 	{
-		if (!superseded[i] || results[i]->code != LLMB_OK)
+		if (codes[i] == LLMB_OK || results[i]->code != LLMB_OK)
 			continue;
 		results[i]->state = "cancelled";
-		results[i]->code = LLMB_STALE;
-		results[i]->error = "the row's text has changed since the prompt was made";
+		results[i]->code = codes[i];
+		results[i]->error = codes[i] == LLMB_STALE ? "the row's text has changed since the prompt was made" :
+			"the source row does not exist any more";
 	}
 }
 

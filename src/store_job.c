@@ -461,8 +461,7 @@ llmb_store_finish_job(int64 job)
 	rows = llmb_sql("UPDATE llm_batch.job SET finished_at = clock_timestamp(), reason = NULL, awaits_mend = false, held = false, state = CASE "
 					" WHEN held AND state = 'cancelling' THEN 'cancelled' "
 					/* rows of a task that have changed, or are gone, are nobody's failure */
-					" WHEN failed = 0 AND (cancelled = 0 OR attachment_id IS NOT NULL AND state <> 'cancelling' AND succeeded > 0) THEN 'succeeded' "
-					" WHEN failed = 0 AND succeeded = 0 AND attachment_id IS NOT NULL THEN 'cancelled' "
+					" WHEN failed = 0 AND (cancelled = 0 OR attachment_id IS NOT NULL AND state <> 'cancelling') THEN 'succeeded' "
 					" WHEN state = 'cancelling' THEN 'cancelled' "
 					" WHEN succeeded = 0 THEN 'failed' ELSE 'partial' END "
 					"WHERE id = $1 AND state IN ('waiting', 'running', 'paused', 'cancelling') "

@@ -549,7 +549,7 @@ llmb_store_unsent_keys(int64 attachment, int *count)
 }
 
 void
-llmb_store_superseded(int64 attachment, int64 job, const LlmbResult *const *results, int count, bool *superseded)
+llmb_store_superseded(int64 attachment, int64 job, const LlmbResult *const *results, int count, LlmbCode *codes)
 {
 	LlmbTaskItem *items = palloc0(sizeof(LlmbTaskItem) * Max(count, 1));
 
@@ -557,5 +557,6 @@ llmb_store_superseded(int64 attachment, int64 job, const LlmbResult *const *resu
 		items[i].key = results[i]->key ? results[i]->key : "";
 	llmb_store_task_items(attachment, items, count);
 	for (int i = 0; i < count; i++)
-		superseded[i] = items[i].job != job || items[i].ordinal != results[i]->ordinal;
+		codes[i] = items[i].job == 0 ? LLMB_CANCELLED_ITEM :
+			items[i].job != job || items[i].ordinal != results[i]->ordinal ? LLMB_STALE : LLMB_OK;
 }

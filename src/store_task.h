@@ -156,7 +156,11 @@ extern void llmb_store_empty_task_items(int64 attachment);
  * left alone.  Returns how many.
  */
 extern int	llmb_store_withdraw(const LlmbTaskItem *items, int count, LlmbCode code);
-/* Of the results of a task's job: which are no row's newest item any more?  Sets superseded[]. */
-extern void llmb_store_superseded(int64 attachment, int64 job, const LlmbResult *const *results, int count, bool *superseded);
+/*
+ * Of the results of a task's job: which are no row's newest item any more?
+ * Sets codes[]: LLMB_OK for those that are, LLMB_STALE where there is a newer
+ * one, LLMB_CANCELLED_ITEM where the row is gone.
+ */
+extern void llmb_store_superseded(int64 attachment, int64 job, const LlmbResult *const *results, int count, LlmbCode *codes);
 
 #endif							/* LLMB_STORE_TASK_H */

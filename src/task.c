@@ -677,6 +677,26 @@ llmb_drop_task(PG_FUNCTION_ARGS)
 
 /* ---- entry points: tables ---- */
 
+/* Those that somebody made by hand stay, and the next row that fires one attaches the table again. */
+static void
+warn_of_triggers(const LlmbTask *task, Oid relid)
+{
+	Relation	rel = table_open(relid, AccessShareLock);
+
+	for (int i = 0; rel->trigdesc && i < rel->trigdesc->numtriggers; i++)
+	{
+		const Trigger *trigger = &rel->trigdesc->triggers[i];
+
+		if (trigger->tgnargs == 1 && strcmp(trigger->tgargs[0], task->name) == 0 &&
+			strncmp(trigger->tgname, LLMB_TRIGGER_PREFIX, strlen(LLMB_TRIGGER_PREFIX)) != 0)
+			ereport(WARNING,
+					(errmsg("trigger \"%s\" on \"%s\" still feeds task \"%s\"", trigger->tgname, RelationGetRelationName(rel), task->name),
+					 errdetail("The next row that fires it attaches the table again."),
+					 errhint("DROP TRIGGER %s ON %s;", quote_identifier(trigger->tgname), relation_name(relid))));
+	}
+	table_close(rel, AccessShareLock);
+}
+
 /*
  * llm_batch.attach(task, source, row_level) returns void
  */
@@ -730,6 +750,7 @@ llmb_detach(PG_FUNCTION_ARGS)
 				 errhint("SELECT source FROM llm_batch.tasks WHERE task = %s;", quote_literal_cstr(task->name))));
 	llmb_views_drop(task->id, attachment, false);
 	drop_triggers(attachment, relid);
+	warn_of_triggers(task, relid);
 	llmb_store_detach(attachment);
 	llmb_wake_at_commit();
 	PG_RETURN_VOID();
