@@ -554,7 +554,8 @@ llmb_store_command_done(int64 id)
 
 /*
  * Which failed items retry() takes.  Without codes: those that have no answer
- * stored and whose failure another sending may mend.
+ * stored and whose failure another sending may mend.  Of a task only those that
+ * are the newest of their rows: others have been asked about since.
  */
 #define RETRY_FROM \
 	"FROM llm_batch.result r " \
@@ -562,6 +563,9 @@ llmb_store_command_done(int64 id)
 	"WHERE r.job_id = $1 AND r.state IN ('failed', 'cancelled') " \
 	"AND NOT EXISTS (SELECT FROM llm_batch.result n WHERE n.job_id = r.job_id AND n.ordinal = r.ordinal AND n.attempt > r.attempt) " \
 	"AND NOT EXISTS (SELECT FROM llm_batch.queue q WHERE q.job_id = r.job_id AND q.ordinal = r.ordinal) " \
+	"AND NOT EXISTS (SELECT FROM llm_batch.job t JOIN llm_batch.item m ON m.job_id = t.id AND m.ordinal = r.ordinal " \
+	" WHERE t.id = r.job_id AND t.attachment_id IS NOT NULL AND NOT EXISTS (SELECT FROM llm_batch.task_item n " \
+	"  WHERE n.attachment_id = t.attachment_id AND n.key = m.key AND n.job_id = t.id AND n.ordinal = m.ordinal)) " \
 	"AND CASE WHEN $2 IS NULL " \
 	" THEN r.state = 'failed' AND r.error_code NOT IN ('truncated', 'refused', 'stale', 'write_back') " \
 	" ELSE r.error_code = ANY ($2) END "
@@ -574,6 +578,9 @@ llmb_store_command_done(int64 id)
 	"WHERE i.job_id = $1 " \
 	"AND NOT EXISTS (SELECT FROM llm_batch.result r WHERE r.job_id = i.job_id AND r.ordinal = i.ordinal) " \
 	"AND NOT EXISTS (SELECT FROM llm_batch.queue q WHERE q.job_id = i.job_id AND q.ordinal = i.ordinal) " \
+	"AND NOT EXISTS (SELECT FROM llm_batch.job t JOIN llm_batch.item m ON m.job_id = t.id AND m.ordinal = i.ordinal " \
+	" WHERE t.id = i.job_id AND t.attachment_id IS NOT NULL AND NOT EXISTS (SELECT FROM llm_batch.task_item n " \
+	"  WHERE n.attachment_id = t.attachment_id AND n.key = m.key AND n.job_id = t.id AND n.ordinal = m.ordinal)) " \
 	"AND CASE WHEN $2 IS NULL THEN j.rest_code <> 'cancelled' ELSE COALESCE(j.rest_code, 'cancelled') = ANY ($2) END "
 
 int64

@@ -57,7 +57,7 @@ llmb_store_stale_items(int64 job, int above, int limit, int *count)
 {
 	LlmbRows   *rows = llmb_sql("SELECT r.ordinal, i.key, i.prompt_hash FROM llm_batch.result r "
 								"JOIN llm_batch.item i ON i.job_id = r.job_id AND i.ordinal = r.ordinal "
-								"WHERE r.job_id = $1 AND r.ordinal > $2 AND r.state = 'failed' AND r.error_code = 'stale' "
+								"WHERE r.job_id = $1 AND r.ordinal > $2 AND r.state IN ('failed', 'cancelled') AND r.error_code = 'stale' "
 								"ORDER BY r.ordinal LIMIT $3", "lii", job, above, limit);
 	LlmbResult *results;
 
