@@ -480,6 +480,7 @@ CREATE TABLE llm_batch.attachment (
 	schema json,
 	targets_hash bigint NOT NULL,
 	row_level boolean NOT NULL,
+	triggers boolean NOT NULL DEFAULT false,
 	created_at timestamptz NOT NULL DEFAULT pg_catalog.now()
 );
 CREATE UNIQUE INDEX attachment_task ON llm_batch.attachment (task_id, source_schema, source_table);
@@ -496,7 +497,7 @@ CREATE TABLE llm_batch.inbox (
 	PRIMARY KEY (attachment_id, id)
 ) WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_analyze_scale_factor = 0.02);
 COMMENT ON TABLE llm_batch.inbox IS 'source rows that have changed, by key: the worker looks at each, and makes jobs of those that are to be answered';
-COMMENT ON COLUMN llm_batch.inbox.kind IS 'r: the row may have changed; a: it is to be answered again, changed or not; t: the table was emptied; p: a partition of it was; l: something has changed, and which row could not be told';
+COMMENT ON COLUMN llm_batch.inbox.kind IS 'r: the row may have changed; d: it was deleted, and if there is one now it is another; a: it is to be answered again, changed or not; t: the table was emptied; p: a partition of it was; l: something has changed, and which row could not be told';
 
 CREATE TABLE llm_batch.task_item (
 	attachment_id bigint NOT NULL,
@@ -1590,10 +1591,10 @@ AS 'MODULE_PATHNAME', 'llmb_enqueue' LANGUAGE C;
 COMMENT ON FUNCTION llm_batch.enqueue() IS
 'trigger function that notes which rows have changed, for the task that is its argument; attach() makes the triggers';
 
-CREATE FUNCTION llm_batch.attach(task text, source regclass, row_level boolean DEFAULT false) RETURNS void
+CREATE FUNCTION llm_batch.attach(task text, source regclass, row_level boolean DEFAULT NULL) RETURNS void
 AS 'MODULE_PATHNAME', 'llmb_attach' LANGUAGE C VOLATILE;
 COMMENT ON FUNCTION llm_batch.attach(text, regclass, boolean) IS
-'puts triggers on a table and all its partitions, so that rows which are new or change are answered; row_level: also those that a subscription applies';
+'puts triggers on a table and all its partitions, so that rows which are new or change are answered; row_level: also those that a subscription applies; NULL: as it is, at first false';
 
 CREATE FUNCTION llm_batch.detach(task text, source regclass) RETURNS void
 AS 'MODULE_PATHNAME', 'llmb_detach' LANGUAGE C VOLATILE;

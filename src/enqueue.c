@@ -389,13 +389,13 @@ row_key(const Rows *rows, TupleTableSlot *slot)
 }
 
 static void
-put_row(Rows *rows, TupleTableSlot *slot)
+put_row(Rows *rows, char kind, TupleTableSlot *slot)
 {
 	MemoryContext old = MemoryContextSwitchTo(rows->per_row);
 	char	   *key = row_key(rows, slot);
 
 	MemoryContextSwitchTo(old);
-	llmb_inbox_put(rows->writer, key ? LLMB_ROW_CHANGED : LLMB_ROWS_LOST, key);
+	llmb_inbox_put(rows->writer, key ? kind : LLMB_ROWS_LOST, key);
 	MemoryContextReset(rows->per_row);
 }
 
@@ -453,8 +453,8 @@ put_update(Rows *rows, TupleTableSlot *before, TupleTableSlot *after)
 	if (same_row(rows, before, after))
 		return;
 	if (!same_key(rows, before, after))
-		put_row(rows, before);
-	put_row(rows, after);
+		put_row(rows, LLMB_ROW_DELETED, before);
+	put_row(rows, LLMB_ROW_CHANGED, after);
 }
 
 static TupleTableSlot *
@@ -464,7 +464,7 @@ slot_for(Relation rel)
 }
 
 static void
-put_table(Rows *rows, Relation rel, Tuplestorestate *table)
+put_table(Rows *rows, Relation rel, char kind, Tuplestorestate *table)
 {
 	TupleTableSlot *slot = slot_for(rel);
 
@@ -472,7 +472,7 @@ put_table(Rows *rows, Relation rel, Tuplestorestate *table)
 	while (tuplestore_gettupleslot(table, true, false, slot))
 	{
 		CHECK_FOR_INTERRUPTS();
-		put_row(rows, slot);
+		put_row(rows, kind, slot);
 	}
 	ExecDropSingleTupleTableSlot(slot);
 }
@@ -499,9 +499,9 @@ put_tables(Rows *rows, Relation rel, Tuplestorestate *before, Tuplestorestate *a
 		if (has_old && has_new)
 			put_update(rows, old_slot, new_slot);
 		else if (has_old)
-			put_row(rows, old_slot);
+			put_row(rows, LLMB_ROW_DELETED, old_slot);
 		else if (has_new)
-			put_row(rows, new_slot);
+			put_row(rows, LLMB_ROW_CHANGED, new_slot);
 		else
 			break;
 	}
@@ -567,7 +567,7 @@ row_trigger(Rows *rows, const TriggerData *data)
 	if (TRIGGER_FIRED_BY_UPDATE(data->tg_event))
 		put_update(rows, data->tg_trigslot, data->tg_newslot);
 	else
-		put_row(rows, data->tg_trigslot);
+		put_row(rows, TRIGGER_FIRED_BY_DELETE(data->tg_event) ? LLMB_ROW_DELETED : LLMB_ROW_CHANGED, data->tg_trigslot);
 }
 
 static void
@@ -578,7 +578,7 @@ statement_trigger(Rows *rows, const TriggerData *data)
 	if (TRIGGER_FIRED_BY_INSERT(data->tg_event))
 	{
 		require_table(data, data->tg_newtable, "REFERENCING NEW TABLE AS new");
-		put_table(rows, rel, data->tg_newtable);
+		put_table(rows, rel, LLMB_ROW_CHANGED, data->tg_newtable);
 	}
 	else if (TRIGGER_FIRED_BY_UPDATE(data->tg_event))
 	{
@@ -588,7 +588,7 @@ statement_trigger(Rows *rows, const TriggerData *data)
 	else if (TRIGGER_FIRED_BY_DELETE(data->tg_event))
 	{
 		require_table(data, data->tg_oldtable, "REFERENCING OLD TABLE AS old");
-		put_table(rows, rel, data->tg_oldtable);
+		put_table(rows, rel, LLMB_ROW_DELETED, data->tg_oldtable);
 	}
 }
 

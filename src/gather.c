@@ -309,6 +309,7 @@ begin_gathering(Gathering *g, const LlmbInbox *inbox, char **reason)
 	job->def.source_schema = a->source_schema;
 	job->def.source_table = a->source_table;
 	job->def.source_owner = a->source_owner;
+	job->def.attachment = a->id;
 	job->def.key_columns = a->keys;
 	job->def.key_count = a->key_count;
 	job->def.target_columns = a->targets;
@@ -382,6 +383,7 @@ keys_of(Gathering *g, LlmbChange *changes, int change_count, int *count)
 	int			first = 0;
 	int			unsent_count = 0;
 	char	  **unsent = NULL;
+	bool		part_emptied = false;
 	HTAB	   *table = new_key_table(change_count);
 	Key		  **keys;
 
@@ -401,8 +403,12 @@ keys_of(Gathering *g, LlmbChange *changes, int change_count, int *count)
 	*count = 0;
 	for (int i = first; i < change_count; i++)
 	{
+		char		kind = changes[i].kind;
+
+		part_emptied |= kind == LLMB_PART_EMPTIED;
+		/* a row that was deleted is another when it is back, whatever was asked about the old one */
 		if (changes[i].key)
-			add_key(table, changes[i].key, changes[i].kind == LLMB_ROW_AGAIN, keys, count);
+			add_key(table, changes[i].key, part_emptied || kind == LLMB_ROW_AGAIN || kind == LLMB_ROW_DELETED, keys, count);
 	}
 	for (int i = 0; i < unsent_count; i++)
 		add_key(table, unsent[i], false, keys, count);

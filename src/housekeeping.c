@@ -72,6 +72,7 @@ static Kind kinds[] = {
 };
 
 static bool marked = true;		/* marked jobs are to be looked for */
+static bool looked = false;		/* it has looked for them in this process */
 static bool marked_since = false;	/* another was marked since this pass over them began */
 static bool some_wait = false;	/* marked jobs do, for their files */
 static LlmbForgotten current;	/* the one whose rows go; id 0: none */
@@ -252,13 +253,15 @@ llmb_housekeeping_next(void)
 bool
 llmb_housekeeping_busy(void)
 {
-	return marked;
+	/* in a database without a history it never looks */
+	return marked && looked;
 }
 
 bool
 llmb_housekeeping_step(void)
 {
 	not_before = 0;
+	looked = true;
 	if (marked)
 		return remove_rows();
 	look();

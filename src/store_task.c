@@ -192,17 +192,17 @@ void
 llmb_store_attach(LlmbAttachment *a)
 {
 	LlmbRows   *rows = llmb_sql("INSERT INTO llm_batch.attachment AS x (id, task_id, source_schema, source_table, key_columns, target_columns, "
-								" prompt, schema, targets_hash, row_level, source_owner) "
+								" prompt, schema, targets_hash, row_level, source_owner, triggers) "
 								"VALUES (CASE WHEN $1 = 0 THEN nextval('llm_batch.attachment_id_seq') ELSE $1 END, $2, $3::name, $4::name, "
-								" $5::name[], $6::name[], $7, $8::json, $9, $10, $11::name) "
+								" $5::name[], $6::name[], $7, $8::json, $9, $10, $11::name, $12) "
 								"ON CONFLICT (id) DO UPDATE SET source_schema = excluded.source_schema, source_table = excluded.source_table, "
 								" key_columns = excluded.key_columns, target_columns = excluded.target_columns, "
 								" prompt = excluded.prompt, schema = excluded.schema, targets_hash = excluded.targets_hash, "
-								" row_level = excluded.row_level, source_owner = excluded.source_owner "
+								" row_level = excluded.row_level, source_owner = excluded.source_owner, triggers = x.triggers OR excluded.triggers "
 								"RETURNING id",
-								"llttaattlbt", a->id, a->task, a->source_schema, a->source_table,
+								"llttaattlbtb", a->id, a->task, a->source_schema, a->source_table,
 								llmb_name_array(a->keys, a->key_count), llmb_name_array(a->targets, a->target_count),
-								a->prompt, a->schema, a->targets_hash, (int) a->row_level, a->source_owner);
+								a->prompt, a->schema, a->targets_hash, (int) a->row_level, a->source_owner, (int) a->triggers);
 
 	a->id = llmb_row_int(rows, 0, 1);
 	llmb_sql_done(rows);
@@ -218,7 +218,7 @@ llmb_store_detach(int64 attachment)
 
 #define ATTACHMENT_QUERY \
 	"SELECT id, task_id, source_schema, source_table, key_columns::text[], target_columns::text[], prompt, schema::text, " \
-	" targets_hash, row_level, source_owner FROM llm_batch.attachment "
+	" targets_hash, row_level, source_owner, triggers FROM llm_batch.attachment "
 
 static LlmbAttachment *
 read_attachment(LlmbRows *rows, int row)
@@ -236,6 +236,7 @@ read_attachment(LlmbRows *rows, int row)
 	a->targets_hash = llmb_row_int(rows, row, 9);
 	a->row_level = llmb_row_bool(rows, row, 10);
 	a->source_owner = llmb_row_text(rows, row, 11);
+	a->triggers = llmb_row_bool(rows, row, 12);
 	return a;
 }
 

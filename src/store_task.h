@@ -66,6 +66,7 @@ typedef struct LlmbAttachment
 	char	   *schema;			/* JSON */
 	int64		targets_hash;
 	bool		row_level;
+	bool		triggers;		/* attach() has made them; else somebody did by hand */
 } LlmbAttachment;
 
 /* Until the transaction ends nobody else attaches or changes an attachment. */
@@ -82,6 +83,7 @@ extern List *llmb_store_attachments(int64 task, const char *source_schema, const
 
 /* The kinds of llm_batch.inbox. */
 #define LLMB_ROW_CHANGED	'r'
+#define LLMB_ROW_DELETED	'd'
 #define LLMB_ROW_AGAIN		'a'
 #define LLMB_TABLE_EMPTIED	't'
 #define LLMB_PART_EMPTIED	'p'

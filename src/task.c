@@ -144,6 +144,14 @@ take_interval(FunctionCallInfo fcinfo, int n, char **member)
 		*member = DatumGetCString(DirectFunctionCall1(interval_out, PG_GETARG_DATUM(n)));
 }
 
+/* What has no empty text is taken away by what could not be meant: an empty object, NaN, no time at all. */
+static void
+take_away(char **member, const char *nothing)
+{
+	if (*member && strcmp(*member, nothing) == 0)
+		*member = NULL;
+}
+
 /* What a preset brings stands back behind what is given here, and behind what was given before. */
 static void
 take_preset(FunctionCallInfo fcinfo, LlmbTask *task)
@@ -188,6 +196,9 @@ take_arguments(FunctionCallInfo fcinfo, LlmbTask *task)
 		task->max_items = PG_GETARG_INT32(ARG_MAX_ITEMS);
 	take_text(fcinfo, ARG_ON_SUCCESS, &task->on_success);
 	take_text(fcinfo, ARG_ON_ERROR, &task->on_error);
+	take_away(&task->schema, "{}");
+	take_away(&task->max_cost, "NaN");
+	take_away(&task->deadline, "00:00:00");
 	/* the table is the schema, unless somebody says otherwise */
 	if (!PG_ARGISNULL(ARG_PRESET) && PG_ARGISNULL(ARG_SCHEMA) && task->target)
 		task->schema = NULL;
@@ -207,6 +218,11 @@ compare_intervals(const char *a, const char *b)
 static void
 check_own_arguments(const LlmbTask *task)
 {
+	if (task->prompt == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("a task needs a prompt"),
+				 errhint("Pass prompt => 'Summarise: {{body}}', or preset => 'summary'.")));
 	if (task->max_items < 1 || task->max_items > 50000)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -397,7 +413,7 @@ renamed_attachment(const LlmbTask *task, Relation rel)
  * attachment.  fcinfo: for arguments that are not kept; NULL outside of them.
  */
 static LlmbAttachment *
-attach_table(const LlmbTask *task, Oid relid, bool row_level)
+attach_table(const LlmbTask *task, Oid relid, bool row_level, bool triggers)
 {
 	LlmbAttachment *a = palloc0(sizeof(LlmbAttachment));
 	Identity	was;
@@ -419,6 +435,7 @@ attach_table(const LlmbTask *task, Oid relid, bool row_level)
 	a->target_count = source->target_count;
 	a->prompt = source->prompt;
 	a->row_level = row_level;
+	a->triggers = triggers;
 	a->schema = llmb_target_schema(source, task->schema, llmb_is_embedding(ask->server, ask->model));
 	llmb_preset_check(task->preset, a->schema);
 	a->targets_hash = llmb_targets_hash(relid, source->targets, source->target_count);
@@ -451,7 +468,7 @@ llmb_task_attach_by_trigger(const LlmbTask *task, Relation rel)
 				 errhint("As owner of the task: SELECT llm_batch.attach(%s, %s);", quote_literal_cstr(task->name),
 						 quote_literal_cstr(quote_qualified_identifier(get_namespace_name(RelationGetNamespace(rel)),
 																	   RelationGetRelationName(rel))))));
-	return attach_table(task, RelationGetRelid(rel), true)->id;
+	return attach_table(task, RelationGetRelid(rel), true, false)->id;
 }
 
 static char *
@@ -576,11 +593,6 @@ llmb_create_task(PG_FUNCTION_ARGS)
 	task.owner = GetUserNameFromId(GetUserId(), false);
 	task.time_zone = pstrdup(pg_get_timezone_name(session_timezone));
 	take_arguments(fcinfo, &task);
-	if (task.prompt == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("a task needs a prompt"),
-				 errhint("Pass prompt => 'Summarise: {{body}}', or preset => 'summary'.")));
 	check_own_arguments(&task);
 	ask = ask_of_task(fcinfo, &task);
 	task.server = ask->server->name;
@@ -614,7 +626,7 @@ renew_attachments(const LlmbTask *task)
 		/* a table that is gone is the worker's to tell */
 		if (!OidIsValid(relid))
 			continue;
-		(void) attach_table(task, relid, a->row_level);
+		(void) attach_table(task, relid, a->row_level, a->triggers);
 		foreach(part, relation_tree(relid))
 			llmb_triggers_forget(lfirst_oid(part));
 	}
@@ -636,7 +648,6 @@ llmb_alter_task(PG_FUNCTION_ARGS)
 	take_arguments(fcinfo, task);
 	if (!PG_ARGISNULL(ARG_ENABLED))
 		task->enabled = PG_GETARG_BOOL(ARG_ENABLED);
-	llmb_check_given(task->prompt, "prompt");
 	check_own_arguments(task);
 	if (!same_text(task->prompt, was.prompt) || !same_text(task->system, was.system) ||
 		!same_text(task->params, was.params) || !same_text(task->schema, was.schema))
@@ -697,6 +708,31 @@ warn_of_triggers(const LlmbTask *task, Oid relid)
 	table_close(rel, AccessShareLock);
 }
 
+static bool
+has_trigger(Oid relid, int64 attachment)
+{
+	return OidIsValid(get_trigger_oid(relid, trigger_name(attachment, &trigger_forms[0]), true));
+}
+
+/*
+ * The table's attachment until now; or NULL.  One whose triggers are not
+ * there any more was that of another table of this name, which was dropped:
+ * what was asked about its rows says nothing of the rows of this one.
+ */
+static LlmbAttachment *
+attachment_before(const LlmbTask *task, Oid relid)
+{
+	int64		id = get_rel_name(relid) == NULL ? 0 :
+		llmb_store_find_attachment(task->id, get_namespace_name(get_rel_namespace(relid)), get_rel_name(relid));
+	LlmbAttachment *before = id != 0 ? llmb_store_attachment(id) : NULL;
+
+	if (before == NULL || !before->triggers || has_trigger(relid, id))
+		return before;
+	llmb_views_drop(task->id, id, false);
+	llmb_store_detach(id);
+	return NULL;
+}
+
 /*
  * llm_batch.attach(task, source, row_level) returns void
  */
@@ -704,7 +740,7 @@ Datum
 llmb_attach(PG_FUNCTION_ARGS)
 {
 	LlmbTask   *task = task_arg(fcinfo, "llm_batch.attach()");
-	bool		row_level = !PG_ARGISNULL(2) && PG_GETARG_BOOL(2);
+	LlmbAttachment *before;
 	LlmbAttachment *a;
 	Oid			relid;
 
@@ -715,7 +751,8 @@ llmb_attach(PG_FUNCTION_ARGS)
 				 errhint("Pass a table: source => 'articles'.")));
 	relid = PG_GETARG_OID(1);
 	check_source_kind(relid);
-	a = attach_table(task, relid, row_level);
+	before = attachment_before(task, relid);
+	a = attach_table(task, relid, PG_ARGISNULL(2) ? before && before->row_level : PG_GETARG_BOOL(2), true);
 	/* it was attached before, perhaps: some may be of the other kind */
 	drop_triggers(a->id, relid);
 	create_triggers(task, a, relid);

@@ -536,7 +536,8 @@ begin_slice(Slice *slice, char **reason)
 		*reason = psprintf("table %s does not exist any more", quote_qualified_identifier(def->source_schema, def->source_table));
 		return GROUND_GONE;
 	}
-	if (!llmb_owner_is_known(slice->relid, def->source_owner, slice->who.owner))
+	/* a task outlives its table, so others have time to take the name */
+	if (def->attachment != 0 && !llmb_owner_is_known(slice->relid, def->source_owner, slice->who.owner))
 	{
 		*reason = psprintf("table %s belongs to another role now", quote_qualified_identifier(def->source_schema, def->source_table));
 		return GROUND_GONE;

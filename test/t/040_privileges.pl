@@ -49,7 +49,7 @@ sub refused
 # Every table and view of the extension that holds rows of jobs, and that others than superusers may read at all.
 my @relations = split /\n/, sql($node, q{
 	SELECT c.oid::regclass FROM pg_class c
-	WHERE c.relnamespace = 'llm_batch'::regnamespace AND c.relkind IN ('r', 'v') AND c.relname NOT IN ('workers', 'model', 'metric_help')
+	WHERE c.relnamespace = 'llm_batch'::regnamespace AND c.relkind IN ('r', 'v') AND c.relname NOT IN ('workers', 'model', 'preset', 'pii_pattern', 'metric_help')
 	AND has_table_privilege('alice', c.oid, 'SELECT') ORDER BY 1});
 
 # All rows that a role gets to see, as text; of servers but the one that everybody may use.

@@ -208,6 +208,26 @@ settle('a column of the chain is emptied');
 is($sim->summary->{requests_run}, 48, 'an empty column is not asked about');
 sql($node, q{ALTER SERVER sim OPTIONS (DROP max_batch_requests)});
 
+# ---- deleted, and back ----
+
+begin('reloaded');
+my $reloaded = last_job();
+create_task('t', mode => 'realtime');
+insert(1, 2);
+settle('two rows are answered');
+sql($node, 'BEGIN; DELETE FROM articles; INSERT INTO articles VALUES ' . article(1, 1) . ', ' . article(2, 2) . '; COMMIT');
+settle('a table is loaded anew');
+is(sql($node, 'SELECT count(summary) FROM articles'), '2', 'rows with the text of those before them are answered');
+sql($node, q{UPDATE articles SET id = 5 WHERE id = 1; UPDATE articles SET id = 1, summary = NULL WHERE id = 5});
+settle('a key goes away and comes back');
+is(sql($node, 'SELECT count(summary) FROM articles'), '2', 'the row is answered');
+is(sql($node, "SELECT sum(total) FROM llm_batch.progress WHERE job_id > $reloaded"), '5', 'five prompts in all');
+sql($node, q{DROP TABLE articles});
+create_articles($node, 2);
+sql($node, q{SELECT llm_batch.attach('t', 'articles'); SELECT llm_batch.run('t')});
+settle('another table of that name');
+is(sql($node, 'SELECT count(summary) FROM articles'), '2', 'its rows are answered, whatever those of the dropped one were');
+
 # ---- priority ----
 
 begin('priority');
