@@ -97,17 +97,17 @@ changes(q{UPDATE note SET body = 'Five.', other = 1 WHERE id = 5}, 'r 5', 'UPDAT
 changes(q{UPDATE note SET summary = 'By hand.' WHERE id = 5}, '', 'UPDATE of the target');
 changes(q{UPDATE note SET body = CASE WHEN id = 4 THEN 'Four.' ELSE body END}, 'r 4', 'UPDATE of all rows that changes one');
 changes(q{UPDATE note SET body = 'x' WHERE false}, '', 'UPDATE of no row');
-changes(q{UPDATE note SET id = 40 WHERE id = 4}, 'r 4, r 40', 'UPDATE of the key');
-changes(q{UPDATE note SET id = id + 1000}, join(', ', map { "r $_" } sort map { ($_, $_ + 1000) } 1 .. 3, 5 .. 9, 40), 'UPDATE of all keys');
+changes(q{UPDATE note SET id = 40 WHERE id = 4}, 'd 4, r 40', 'UPDATE of the key');
+changes(q{UPDATE note SET id = id + 1000}, join(', ', sort map { ("d $_", 'r ' . ($_ + 1000)) } 1 .. 3, 5 .. 9, 40), 'UPDATE of all keys');
 sql($node, 'UPDATE note SET id = id - 1000; DELETE FROM llm_batch.inbox');
-changes(q{DELETE FROM note WHERE id IN (2, 3)}, 'r 2, r 3', 'DELETE');
+changes(q{DELETE FROM note WHERE id IN (2, 3)}, 'd 2, d 3', 'DELETE');
 sql($node, q{INSERT INTO staging VALUES (5, 'Merged.'), (6, NULL), (50, 'New.')});
 changes(q{MERGE INTO note n USING staging s ON n.id = s.id
 	WHEN MATCHED AND s.body IS NULL THEN DELETE
 	WHEN MATCHED THEN UPDATE SET body = s.body
-	WHEN NOT MATCHED THEN INSERT VALUES (s.id, s.body)}, 'r 5, r 50, r 6', 'MERGE');
+	WHEN NOT MATCHED THEN INSERT VALUES (s.id, s.body)}, 'd 6, r 5, r 50', 'MERGE');
 changes(q{WITH gone AS (DELETE FROM note WHERE id = 7 RETURNING *), put AS (INSERT INTO note VALUES (70, 'By a CTE.'))
-	UPDATE note SET body = (SELECT body FROM gone) WHERE id = 8}, 'r 7, r 70, r 8', 'a CTE that modifies');
+	UPDATE note SET body = (SELECT body FROM gone) WHERE id = 8}, 'd 7, r 70, r 8', 'a CTE that modifies');
 changes(q{CREATE RULE r AS ON INSERT TO staging DO ALSO INSERT INTO note VALUES (NEW.id, NEW.body); INSERT INTO staging VALUES (80, 'By a rule.')}, 'r 80', 'a rule');
 changes(q{PREPARE p AS UPDATE note SET body = $1 WHERE id = $2; EXECUTE p('a', 1); EXECUTE p('b', 1); EXECUTE p('b', 1)}, 'r 1, r 1', 'a prepared statement, each time that something changes');
 changes(q{BEGIN; DECLARE c CURSOR FOR SELECT * FROM note WHERE id = 1 FOR UPDATE; MOVE 1 FROM c; UPDATE note SET body = 'c' WHERE CURRENT OF c; COMMIT}, 'r 1', 'WHERE CURRENT OF');
@@ -168,9 +168,9 @@ changes(q{INSERT INTO part_n VALUES (3, 'n', 'c')}, 'r ["3", "n"]', 'directly in
 changes(q{INSERT INTO part_s VALUES (4, 's', 'd')}, 'r ["4", "s"]', 'into a part with parts');
 changes(q{UPDATE part SET body = 'e'}, 'r ["1", "n"], r ["2", "s"], r ["3", "n"], r ["4", "s"]', 'UPDATE through the root');
 changes(q{UPDATE part SET summary = 'e'}, '', 'UPDATE of the target through the root');
-changes(q{UPDATE part SET region = 's' WHERE id = 3}, 'r ["3", "n"], r ["3", "s"]', 'a row that moves');
-changes(q{UPDATE part SET region = CASE region WHEN 'n' THEN 's' ELSE 'n' END WHERE id IN (1, 2)}, 'r ["1", "n"], r ["1", "s"], r ["2", "n"], r ["2", "s"]', 'rows that move both ways');
-changes(q{DELETE FROM part_n}, 'r ["2", "n"]', 'DELETE from a leaf');
+changes(q{UPDATE part SET region = 's' WHERE id = 3}, 'd ["3", "n"], r ["3", "s"]', 'a row that moves');
+changes(q{UPDATE part SET region = CASE region WHEN 'n' THEN 's' ELSE 'n' END WHERE id IN (1, 2)}, 'd ["1", "n"], d ["2", "s"], r ["1", "s"], r ["2", "n"]', 'rows that move both ways');
+changes(q{DELETE FROM part_n}, 'd ["2", "n"]', 'DELETE from a leaf');
 changes(q{TRUNCATE part_s1}, 'p', 'TRUNCATE of a leaf');
 changes(q{TRUNCATE part}, 'p, p, p, t', 'TRUNCATE of the root');
 sql($node, q{ALTER TABLE part ATTACH PARTITION part_w FOR VALUES IN ('w')});
@@ -185,7 +185,7 @@ changes(q{INSERT INTO part_n VALUES (1, 'n', 'a'); INSERT INTO part VALUES (8, '
 attach('parts', 'part', ', row_level => true');
 sql($node, q{CREATE TABLE part_e PARTITION OF part FOR VALUES IN ('e')});
 changes(q{INSERT INTO part_e VALUES (1, 'e', 'a')}, 'r ["1", "e"]', 'row_level: a new part has them by itself');
-changes(q{UPDATE part SET region = 'w' WHERE region = 'e'}, 'r ["1", "e"], r ["1", "w"]', 'row_level: a row that moves');
+changes(q{UPDATE part SET region = 'w' WHERE region = 'e'}, 'd ["1", "e"], r ["1", "w"]', 'row_level: a row that moves');
 changes(q{TRUNCATE part_e}, '', 'row_level: but nobody is told that it is emptied');
 sql($node, q{SELECT llm_batch.drop_task('parts')});
 is(sql($node, q{SELECT count(*) FROM pg_trigger WHERE tgfoid = 'llm_batch.enqueue'::regproc AND tgrelid <> 'part_n'::regclass}), 0, 'drop_task leaves no trigger');
@@ -208,7 +208,7 @@ sql($node, q{
 	DROP TRIGGER i ON by_hand; DROP TRIGGER u ON by_hand;
 	CREATE TRIGGER r AFTER INSERT OR UPDATE OR DELETE ON by_hand FOR EACH ROW EXECUTE FUNCTION llm_batch.enqueue('hand');
 	CREATE TRIGGER t AFTER TRUNCATE ON by_hand EXECUTE FUNCTION llm_batch.enqueue('hand')});
-changes(q{INSERT INTO by_hand VALUES (3, 'a'), (4, 'b'); UPDATE by_hand SET other = 1; UPDATE by_hand SET body = 'z' WHERE id = 4; DELETE FROM by_hand WHERE id = 1}, 'r 1, r 3, r 4, r 4', 'one for each row, of all events');
+changes(q{INSERT INTO by_hand VALUES (3, 'a'), (4, 'b'); UPDATE by_hand SET other = 1; UPDATE by_hand SET body = 'z' WHERE id = 4; DELETE FROM by_hand WHERE id = 1}, 'd 1, r 3, r 4, r 4', 'one for each row, of all events');
 changes(q{TRUNCATE by_hand}, 't', 'TRUNCATE');
 sql($node, q{DROP TRIGGER r ON by_hand; DROP TRIGGER t ON by_hand});
 
@@ -360,12 +360,12 @@ $node->wait_for_subscription_sync($publisher, 's');
 $publisher->safe_psql('postgres', q{INSERT INTO applied VALUES (1, 'a'), (2, 'b'), (3, 'c'); INSERT INTO unseen VALUES (9, 'z')});
 $publisher->safe_psql('postgres', q{UPDATE applied SET body = 'd' WHERE id = 2; UPDATE applied SET summary = 'd' WHERE id = 3; DELETE FROM applied WHERE id = 3});
 $publisher->wait_for_catchup('s');
-is(inbox(), 'r 1, r 2, r 2, r 3, r 3', 'row_level: what a subscription applies is noticed, and without it is not');
+is(inbox(), 'd 3, r 1, r 2, r 2, r 3', 'row_level: what a subscription applies is noticed, and without it is not');
 $publisher->safe_psql('postgres', q{TRUNCATE applied});
 $publisher->wait_for_catchup('s');
 is(inbox(), 't', 'its TRUNCATE as well');
 sql($node, q{INSERT INTO applied VALUES (4, 'e'); DELETE FROM applied});
-is(inbox(), 'r 4, r 4', 'and what is done here');
+is(inbox(), 'd 4, r 4', 'and what is done here');
 sql($node, q{DROP SUBSCRIPTION s; SELECT llm_batch.drop_task('applied')});
 $publisher->stop('fast');
 
