@@ -51,8 +51,9 @@ define_keeping(const char *name, const char *what, int *minutes)
 							minutes, *minutes, -1, INT_MAX, PGC_SIGHUP, GUC_UNIT_MIN, NULL, NULL, NULL);
 }
 
-void
-llmb_define_settings(void)
+/* What everybody meets. */
+static void
+define_general(void)
 {
 	/* SIGHUP: one switch for the operator, also before the first start of a clone. */
 	DefineCustomBoolVariable("llm_batch.enabled",
@@ -94,7 +95,12 @@ llmb_define_settings(void)
 							"Longest prompt that submit takes.",
 							NULL,
 							&llmb_max_prompt_kb, 16 * 1024, 1, 1024 * 1024, PGC_SUSET, GUC_UNIT_KB, NULL, NULL, NULL);
+}
 
+/* How the worker works, and how long. */
+static void
+define_worker(void)
+{
 	/* SIGHUP: read by launcher and worker only. */
 	DefineCustomIntVariable("llm_batch.sweep_interval",
 							"How often a sleeping worker looks for work that no wake-up announced.",
@@ -124,7 +130,12 @@ llmb_define_settings(void)
 							"Most items of an atomic job.",
 							"All its answers are written in one transaction.",
 							&llmb_atomic_max_items, 10000, 1, LLMB_MAX_ITEMS, PGC_SUSET, 0, NULL, NULL, NULL);
+}
 
+/* What is kept, and how long. */
+static void
+define_retention(void)
+{
 	/*
 	 * SIGHUP: the worker reads them, and for how long a database keeps what it
 	 * has paid for is not its users' to say.  For ever by default: only the
@@ -140,6 +151,14 @@ llmb_define_settings(void)
 							"How long costs of forgotten jobs are kept by day and labels.",
 							"Then they are summed up by month; -1: for ever.",
 							&llmb_keep_daily_min, -1, -1, INT_MAX, PGC_SIGHUP, GUC_UNIT_MIN, NULL, NULL, NULL);
+}
+
+void
+llmb_define_settings(void)
+{
+	define_general();
+	define_worker();
+	define_retention();
 
 	/*
 	 * SIGHUP: for tests of the worker, see crash.h.  It does name a file, but

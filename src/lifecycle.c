@@ -3,7 +3,7 @@
  * lifecycle.c
  *		What a worker has to do, one thing at a time: commands, probes,
  *		batches to plan, flights whose step is due, stored answers, jobs that
- *		have ended.
+ *		have ended and what follows them, rows that have changed, old jobs.
  *
  * Each call of llmb_lifecycle_step() does one bounded thing, so that sockets
  * are served in between.  What is due is found in the tables when something

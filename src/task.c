@@ -390,7 +390,7 @@ check_not_attached_twice(const LlmbTask *task, Oid relid)
 	}
 }
 
-/* The table was attached under another name: its triggers say so.  0: it was not. */
+/* The table was attached under another name: its triggers say so, and its owner, for anybody may name a trigger so.  0: it was not. */
 static int64
 renamed_attachment(const LlmbTask *task, Relation rel)
 {
@@ -402,7 +402,8 @@ renamed_attachment(const LlmbTask *task, Relation rel)
 		if (strncmp(name, LLMB_TRIGGER_PREFIX, strlen(LLMB_TRIGGER_PREFIX)) != 0)
 			continue;
 		a = llmb_store_attachment(strtoll(name + strlen(LLMB_TRIGGER_PREFIX), NULL, 10));
-		if (a && a->task == task->id && !rel->rd_rel->relispartition)
+		if (a && a->task == task->id && !rel->rd_rel->relispartition &&
+			llmb_owner_is_known(RelationGetRelid(rel), a->source_owner, InvalidOid))
 			return a->id;
 	}
 	return 0;
