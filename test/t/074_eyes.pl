@@ -230,6 +230,8 @@ SKIP:
 $sim->fault({ method => 'GET', path => '/v1/batches/' }, { stall_before => 1 });
 wait_until($node, q{SELECT query ~ '^polling a batch' FROM pg_stat_activity WHERE backend_type = 'llm_batch worker'}, 'a call that is out is named');
 $sim->clear_rules;
+# its good answer would close a breaker that has opened meanwhile
+wait_until($node, q{SELECT sum(in_flight) = 0 FROM llm_batch.health}, 'it is back');
 
 # ---- a server that does not answer ----
 
