@@ -24,7 +24,9 @@ OBJS = \
 	src/fill.o \
 	src/fleet.o \
 	src/flight.o \
+	src/gate.o \
 	src/gather.o \
+	src/ground.o \
 	src/guc.o \
 	src/health.o \
 	src/housekeeping.o \

@@ -13,6 +13,9 @@
 
 #include "datatype/timestamp.h"
 
+/* How far a provider's clock and ours may be apart when its listings are read back to a time of ours, seconds. */
+#define LLMB_CLOCK_SKEW_S	300
+
 /* Epoch milliseconds; the one clock of calls. */
 extern int64 llmb_now_ms(void);
 /* A timestamp as epoch milliseconds, and back; 0 for 0. */

@@ -37,6 +37,7 @@
 #include "failover.h"
 #include "fleet.h"
 #include "flight.h"
+#include "gate.h"
 #include "steps.h"
 #include "store_home.h"
 #include "token.h"
@@ -59,13 +60,9 @@ typedef struct Found
 typedef struct Comparison
 {
 	LlmbParty	party;			/* must be first */
-	char	   *server;
-	char	   *owner;
-	int64		job;			/* who asked last */
-	bool		done;
-	bool		listed;			/* there was a complete list */
-	bool		asleep;			/* nobody is there who could send: until somebody asks */
-	char		why[300];		/* progress.reason of those who wait */
+	LlmbGate   *gate;			/* what it opens */
+	const char *server;			/* the gate's */
+	const char *owner;
 	int64		since_s;		/* batches made before are of no interest, epoch seconds */
 	int64		until_s;		/* nor those made after: by ourselves */
 	TimestampTz list_began;		/* the present one, or the last */
@@ -91,114 +88,45 @@ typedef struct Unread
 
 static List *comparisons = NIL;
 static List *reported = NIL;	/* ids that are told to be uncertain */
-static bool was_promoted = false;
-static int	timeline = 0;
-static LlmbHome home;
 
-/* Reasons of ours begin so. */
-#define COMPARING "comparing: "
-
-/* ---- whether ---- */
-
-void
-llmb_failover_begin(void)
-{
-	llmb_turn_begin("asking for the timeline");
-	timeline = (int) GetWALInsertionTimeLine();
-	llmb_store_home(timeline, &home);
-	was_promoted = home.timeline != timeline;
-	llmb_turn_commit();
-}
-
-static Comparison *
-find_comparison(const char *server, const char *owner)
-{
-	ListCell   *lc;
-
-	foreach(lc, comparisons)
-	{
-		Comparison *comparison = lfirst(lc);
-
-		if (strcmp(comparison->server, server) == 0 && strcmp(comparison->owner, owner) == 0)
-			return comparison;
-	}
-	return NULL;
-}
+/* ---- who compares ---- */
 
 static void comparison_lines(LlmbParty *party, char *lines, size_t len);
 static void comparison_ended(LlmbParty *party, LlmbEnding *ending);
 static void comparison_failed(LlmbParty *party);
 
+/* The comparison that opens the gate, made when it is first asked for. */
 static Comparison *
-new_comparison(const LlmbJob *job)
+comparison_of(LlmbGate *gate)
 {
-	MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
-	Comparison *comparison = palloc0(sizeof(Comparison));
+	ListCell   *lc;
+	MemoryContext old;
+	Comparison *comparison;
 
+	foreach(lc, comparisons)
+	{
+		comparison = lfirst(lc);
+		if (comparison->gate == gate)
+			return comparison;
+	}
+	old = MemoryContextSwitchTo(TopMemoryContext);
+	comparison = palloc0(sizeof(Comparison));
 	comparison->party.lines = comparison_lines;
 	comparison->party.ended = comparison_ended;
 	comparison->party.failed = comparison_failed;
-	comparison->server = pstrdup(job->server);
-	comparison->owner = pstrdup(job->owner);
+	comparison->gate = gate;
+	comparison->server = gate->server;
+	comparison->owner = gate->owner;
 	comparison->context = AllocSetContextCreate(TopMemoryContext, "llm_batch comparison", ALLOCSET_SMALL_SIZES);
-	snprintf(comparison->why, sizeof(comparison->why), COMPARING "this server was promoted: before anything is sent, "
-			 "the batches that server \"%s\" lists are compared with ours", job->server);
 	comparisons = lappend(comparisons, comparison);
 	MemoryContextSwitchTo(old);
 	return comparison;
 }
 
-/* In a turn: why the job waits, NULL: not any more.  A reason of somebody else's stays. */
-static void
-explain(const LlmbJob *job, const char *why)
-{
-	bool		ours = job->reason && strncmp(job->reason, COMPARING, strlen(COMPARING)) == 0;
-	bool		active = strcmp(job->state, "waiting") == 0 || strcmp(job->state, "running") == 0;
-
-	if (active && (why ? job->reason == NULL || (ours && strcmp(job->reason, why) != 0) : ours))
-		llmb_store_job_state(job->id, job->state, why);
-}
-
-bool
-llmb_failover_allows(const LlmbJob *job, bool realtime)
-{
-	bool		allowed;
-	Comparison *comparison;
-
-	if (!was_promoted || !job->ours)
-		return true;
-	comparison = find_comparison(job->server, job->owner);
-	if (comparison == NULL)
-	{
-		comparison = new_comparison(job);
-		comparison->done = llmb_store_is_compared(job->server, job->owner, timeline);
-	}
-	comparison->job = job->id;
-	allowed = comparison->done || (comparison->listed && (realtime || job->id > home.last_job));
-	explain(job, allowed ? NULL : comparison->why);
-	comparison->asleep &= allowed;
-	return allowed;
-}
-
-bool
-llmb_failover_busy(void)
-{
-	ListCell   *lc;
-
-	foreach(lc, comparisons)
-	{
-		Comparison *comparison = lfirst(lc);
-
-		if (!comparison->done && !comparison->asleep)
-			return true;
-	}
-	return false;
-}
-
 /* ---- small things ---- */
 
 #define say(comparison, kind, ...) \
-	llmb_store_event((comparison)->job, 0, kind, __VA_ARGS__)
+	llmb_store_event((comparison)->gate->job, 0, kind, __VA_ARGS__)
 
 static void
 wait_ms(Comparison *comparison, int64 ms)
@@ -221,7 +149,7 @@ try_later(Comparison *comparison, const LlmbServer *server, const char *why)
 {
 	int64		ms = llmb_backoff_ms(++comparison->tries, server->retry_base_ms, server->retry_max_ms, 0.5);
 
-	snprintf(comparison->why, sizeof(comparison->why), COMPARING "this server was promoted, and the batches of server \"%s\" "
+	snprintf(comparison->gate->why, sizeof(comparison->gate->why), LLMB_COMPARING "this server was promoted, and the batches of server \"%s\" "
 			 "cannot be compared with ours yet (%s)", comparison->server, why);
 	llmb_fleet_look_at_jobs();
 	if (comparison->tries <= 3 || (comparison->tries & (comparison->tries - 1)) == 0)
@@ -374,7 +302,7 @@ static void
 settle_unknown(const Found *found)
 {
 	/* a job that came later may have the number of one that was lost */
-	LlmbJob    *job = found->token.job <= home.last_job ? llmb_store_job(found->token.job) : NULL;
+	LlmbJob    *job = found->token.job <= llmb_gate_home()->last_job ? llmb_store_job(found->token.job) : NULL;
 
 	if (found->state == LLMB_REMOTE_FAILED || is_in(reported, found->id))
 		return;
@@ -470,7 +398,7 @@ settle_found(Comparison *comparison, bool for_good)
 		else if (!is_early(comparison, found, for_good))
 			settle_unknown(found);
 	}
-	if (!comparison->listed)
+	if (!comparison->gate->listed)
 		tell_realtime(comparison);
 }
 
@@ -479,7 +407,7 @@ static void
 settle(Comparison *comparison)
 {
 	settle_found(comparison, true);
-	llmb_store_set_compared(comparison->server, comparison->owner, timeline);
+	llmb_store_set_compared(comparison->server, comparison->owner, llmb_gate_timeline());
 	say(comparison, "compared", "the batches that server \"%s\" has were compared with ours; of this database: %d",
 		comparison->server, list_length(comparison->found));
 }
@@ -490,8 +418,8 @@ let_go(Comparison *comparison, bool done)
 {
 	ListCell   *lc;
 
-	comparison->listed = true;
-	comparison->done = done;
+	comparison->gate->listed = true;
+	comparison->gate->open = done;
 	comparison->found = NIL;
 	if (done)
 		begin_anew(comparison);
@@ -570,7 +498,7 @@ is_endless(Comparison *comparison, const char *next)
 static void
 wait_for_running(Comparison *comparison, const LlmbServer *server)
 {
-	snprintf(comparison->why, sizeof(comparison->why), COMPARING "this server was promoted, and of batches at server \"%s\" "
+	snprintf(comparison->gate->why, sizeof(comparison->gate->why), LLMB_COMPARING "this server was promoted, and of batches at server \"%s\" "
 			 "it is not known yet whether they are ours: %d; resume(job, resend => true) does not wait for them, at the risk of paying twice",
 			 comparison->server, comparison->running);
 	if (!comparison->told)
@@ -584,10 +512,10 @@ wait_for_running(Comparison *comparison, const LlmbServer *server)
 static void
 wait_for_listing(Comparison *comparison, TimestampTz certain)
 {
-	snprintf(comparison->why, sizeof(comparison->why), COMPARING "this server was promoted, and what the old primary sent just before may "
+	snprintf(comparison->gate->why, sizeof(comparison->gate->why), LLMB_COMPARING "this server was promoted, and what the old primary sent just before may "
 			 "not be listed by server \"%s\" yet: batches are sent from %s on, or after resume(job, resend => true), at the risk of paying twice",
 			 comparison->server, timestamptz_to_str(certain));
-	if (!comparison->listed)
+	if (!comparison->gate->listed)
 		say(comparison, "comparing", "a first list of the batches of server \"%s\" was compared with ours; before batches are sent there is a second, at %s",
 			comparison->server, timestamptz_to_str(certain));
 	comparison->tries = 0;
@@ -605,13 +533,13 @@ typedef enum Pass
 static Pass
 end_pass(Comparison *comparison, const LlmbServer *server)
 {
-	TimestampTz certain = TimestampTzPlusMilliseconds(home.seen_at, server->request_timeout_ms + server->settle_time_ms);
+	TimestampTz certain = TimestampTzPlusMilliseconds(llmb_gate_home()->seen_at, server->request_timeout_ms + server->settle_time_ms);
 	int			running = comparison->running;
 
 	comparison->cursor = NULL;
 	comparison->pages = comparison->running = 0;
 	/* nobody is left whom the old primary knew, too */
-	if (llmb_store_oldest_job(comparison->server, comparison->owner, home.last_job) == 0)
+	if (llmb_store_oldest_job(comparison->server, comparison->owner, llmb_gate_home()->last_job) == 0)
 		return PASS_LAST;
 	if (comparison->unread != NIL)
 		return PASS_GOES_ON;
@@ -765,11 +693,12 @@ comparison_failed(LlmbParty *party)
 static void
 set_bounds(Comparison *comparison)
 {
-	TimestampTz oldest = llmb_store_oldest_job(comparison->server, comparison->owner, home.last_job);
+	const LlmbHome *home = llmb_gate_home();
+	TimestampTz oldest = llmb_store_oldest_job(comparison->server, comparison->owner, home->last_job);
 
-	oldest = oldest ? Min(oldest, home.seen_at) : home.seen_at;
+	oldest = oldest ? Min(oldest, home->seen_at) : home->seen_at;
 	comparison->since_s = llmb_epoch_ms(oldest) / 1000 - BEFORE_S;
-	comparison->until_s = llmb_epoch_ms(home.seen_at) / 1000 + LLMB_CLOCK_SKEW_S;
+	comparison->until_s = llmb_epoch_ms(home->seen_at) / 1000 + LLMB_CLOCK_SKEW_S;
 }
 
 static void
@@ -796,10 +725,10 @@ stand(Comparison *comparison, LlmbGround *ground, bool *through)
 	*through = false;
 	memset(ground, 0, sizeof(LlmbGround));
 	wait_ms(comparison, 60000);
-	ground->job = llmb_store_job(comparison->job);
+	ground->job = llmb_store_job(comparison->gate->job);
 	/* the job itself is paused for that reason when it is planned */
 	reason = ground->job ? llmb_ground_obstacle(comparison->server, ground) : "it is gone";
-	comparison->asleep = reason && (ground->job == NULL || llmb_job_is_over(ground->job));
+	comparison->gate->asleep = reason && (ground->job == NULL || llmb_job_is_over(ground->job));
 	if (reason)
 		return false;
 	*through = ground->server->provider->answer != NULL || !ground->server->batch;
@@ -819,7 +748,7 @@ begin_step(Comparison *comparison)
 	ready = stand(comparison, &ground, &through);
 	if (ready && !comparison->told && comparison->since_s == 0)
 		say(comparison, "comparing", "this server was promoted (timeline %d): before anything is sent, the batches of server \"%s\" are compared with ours",
-			timeline, comparison->server);
+			llmb_gate_timeline(), comparison->server);
 	if (ready && comparison->since_s == 0)
 		set_bounds(comparison);
 	if (through)
@@ -842,12 +771,14 @@ begin_step(Comparison *comparison)
 void
 llmb_failover_waive(const LlmbJob *job)
 {
-	Comparison *comparison = was_promoted ? find_comparison(job->server, job->owner) : NULL;
+	LlmbGate   *gate = llmb_gate_find(job->server, job->owner);
+	Comparison *comparison;
 
-	if (comparison == NULL || comparison->done)
+	if (gate == NULL || gate->open)
 		return;
+	comparison = comparison_of(gate);
 	llmb_call_drop(&comparison->party);
-	comparison->job = job->id;
+	gate->job = job->id;
 	settle(comparison);
 	say(comparison, "resend", "what may still turn up of server \"%s\" is not waited for, because resume(resend => true) says so; "
 		"what the old primary did send is paid twice", comparison->server);
@@ -865,11 +796,15 @@ llmb_failover_step(TimestampTz now, TimestampTz *next)
 {
 	ListCell   *lc;
 
-	foreach(lc, comparisons)
+	foreach(lc, llmb_gates())
 	{
-		Comparison *comparison = lfirst(lc);
+		LlmbGate   *gate = lfirst(lc);
+		Comparison *comparison;
 
-		if (comparison->done || comparison->asleep || llmb_call_busy(&comparison->party))
+		if (gate->open || gate->asleep)
+			continue;
+		comparison = comparison_of(gate);
+		if (llmb_call_busy(&comparison->party))
 			continue;
 		if (comparison->next_at <= now)
 		{

@@ -8,19 +8,16 @@
  */
 #include "llm_batch.h"
 
-#include "common/cryptohash.h"
 #include "common/pg_prng.h"
-#include "common/sha2.h"
 #include "miscadmin.h"
 #include "utils/acl.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
-#include "compat.h"
 #include "crash.h"
-#include "failover.h"
 #include "fleet.h"
 #include "flight.h"
+#include "gate.h"
 #include "health.h"
 #include "leftover.h"
 #include "model.h"
@@ -101,37 +98,6 @@ llmb_flight_explain(const LlmbFlight *flight, const char *reason)
 		return;
 	if (job->reason == NULL || strncmp(job->reason, EXPLAINED, strlen(EXPLAINED)) == 0)
 		llmb_store_job_state(job->id, job->state, reason);
-}
-
-static void
-add_to_hash(pg_cryptohash_ctx *hash, const char *text)
-{
-	/* with the zero at its end, so that parts cannot run into one another */
-	if (pg_cryptohash_update(hash, (const uint8 *) (text ? text : ""), (text ? strlen(text) : 0) + 1) < 0)
-		elog(ERROR, "could not compute a hash");
-}
-
-/*
- * 32 bits tell one key from the next, and nothing of the key; the token is
- * salt, so that rows cannot be compared either.
- */
-char *
-llmb_flight_route(const LlmbBatchRow *row, const LlmbGround *ground)
-{
-	pg_cryptohash_ctx *hash = pg_cryptohash_create(PG_SHA256);
-	uint8		digest[PG_SHA256_DIGEST_LENGTH];
-
-	if (hash == NULL || pg_cryptohash_init(hash) < 0)
-		elog(ERROR, "could not compute a hash");
-	add_to_hash(hash, row->token);
-	add_to_hash(hash, ground->server->base_url);
-	add_to_hash(hash, ground->server->organization);
-	add_to_hash(hash, ground->server->project);
-	add_to_hash(hash, ground->key);
-	if (pg_cryptohash_final(hash, digest, sizeof(digest)) < 0)
-		elog(ERROR, "could not compute a hash");
-	pg_cryptohash_free(hash);
-	return psprintf("%02x%02x%02x%02x", digest[0], digest[1], digest[2], digest[3]);
 }
 
 /* ---- the ground ---- */
@@ -251,32 +217,6 @@ llmb_budget_reason(const LlmbJob *job)
 					usd(job->max_cost), usd(job->cost));
 }
 
-const char *
-llmb_ground_obstacle(const char *server_name, LlmbGround *ground)
-{
-	const LlmbServer *server;
-	bool		missing;
-	char	   *reason;
-
-	ground->owner = get_role_oid(ground->job->owner, true);
-	if (!OidIsValid(ground->owner))
-		return psprintf("role \"%s\" does not exist any more", ground->job->owner);
-	server = ground->server = llmb_server_by_name(server_name);
-	if (server == NULL)
-		return psprintf("server \"%s\" does not exist any more", server_name);
-	ground->model = llmb_model(server, ground->job->model);
-	if (server->provider == NULL)
-		return psprintf("api \"%s\" is not supported", server->api);
-	if (!server->enabled)
-		return psprintf("server \"%s\" is disabled", server->name);
-	if (llmb_foreign_server_aclcheck(server->oid, ground->owner) != ACLCHECK_OK)
-		return psprintf("role \"%s\" has lost USAGE on server \"%s\"", ground->job->owner, server->name);
-	if (!server->provider->needs_key)
-		return NULL;
-	ground->key = llmb_server_key(server, ground->owner, true, &missing, &reason);
-	return ground->key ? NULL : reason;
-}
-
 /* In a turn: calls to a server that does not answer wait; the event is told once. */
 static bool
 held_back(LlmbFlight *flight, const LlmbServer *server)
@@ -342,12 +282,12 @@ llmb_flight_stand(LlmbFlight *flight, LlmbGround *ground, bool spending)
 		llmb_flight_wait(flight, 60000);
 		return false;
 	}
-	if (spending && !llmb_failover_allows(ground->job, flight->row->realtime))
+	if (spending && !llmb_gate_allows(ground->job, flight->row->realtime))
 	{
 		llmb_flight_wait(flight, 60000);
 		return false;
 	}
-	flight->other_route = flight->row->route && strcmp(flight->row->route, llmb_flight_route(flight->row, ground)) != 0;
+	flight->other_route = flight->row->route && strcmp(flight->row->route, llmb_ground_route(flight->row, ground)) != 0;
 	return !held_back(flight, ground->server);
 }
 

@@ -12,12 +12,10 @@
 #define LLMB_FLIGHT_H
 
 #include "call.h"
+#include "ground.h"
 #include "results.h"
 #include "spool.h"
 #include "store.h"
-
-/* How far clocks may be apart when listings are read back to an intent, seconds. */
-#define LLMB_CLOCK_SKEW_S	300
 
 typedef struct LlmbFlight
 {
@@ -76,25 +74,9 @@ extern void llmb_flight_cancel(LlmbFlight *flight, LlmbCode code);
 
 /* ---- for its steps, its replies, and real time ---- */
 
-/* What a step stands on; in the current memory context. */
-typedef struct LlmbGround
-{
-	LlmbServer *server;
-	LlmbJob    *job;
-	Oid			owner;
-	char	   *key;
-	LlmbModel  *model;			/* UTF-8: calls start outside of turns, where nothing converts */
-	bool		looking;		/* the job awaits a mend, and one call may show that it came */
-} LlmbGround;
-
 #define llmb_flight_say(flight, kind, ...) \
 	llmb_store_event((flight)->row->job, (flight)->row->id, kind, __VA_ARGS__)
 
-/*
- * In a turn, with ground->job set: fills in the rest; why a call of that
- * server cannot be made, in words, or NULL.
- */
-extern const char *llmb_ground_obstacle(const char *server_name, LlmbGround *ground);
 /* In a turn: the one place where a batch's state changes. */
 extern void llmb_flight_become(LlmbFlight *flight, LlmbBatchState state);
 /* In a turn: spending stops until somebody resumes the job. */
@@ -116,8 +98,6 @@ extern LlmbJob *llmb_flight_job(const LlmbFlight *flight);
  * Begins with "verifying: ", by which it is known when it goes.
  */
 extern void llmb_flight_explain(const LlmbFlight *flight, const char *reason);
-/* In a turn: a short hash of where calls go and with which key. */
-extern char *llmb_flight_route(const LlmbBatchRow *row, const LlmbGround *ground);
 /*
  * In a turn.  False when the step cannot be done now: then the time of the
  * next look is set, and the job tells why.

@@ -23,7 +23,7 @@
 #include "utils/timestamp.h"
 
 #include "call.h"
-#include "flight.h"
+#include "ground.h"
 #include "health.h"
 #include "leftover.h"
 #include "turn.h"
@@ -177,7 +177,7 @@ call(Removal *removal)
 		try_later(leftover, row, server, reason, server == NULL || ground.job == NULL);
 		return false;
 	}
-	removal->other_route = row->route && strcmp(row->route, llmb_flight_route(row, &ground)) != 0;
+	removal->other_route = row->route && strcmp(row->route, llmb_ground_route(row, &ground)) != 0;
 	ref.organization = server->organization;
 	ref.project = server->project;
 	ref.dialect = &server->dialect;

@@ -24,6 +24,7 @@
 #include "failover.h"
 #include "fair.h"
 #include "fleet.h"
+#include "gate.h"
 #include "gather.h"
 #include "housekeeping.h"
 #include "leftover.h"
@@ -589,7 +590,7 @@ llmb_lifecycle_begin(void)
 {
 	/* an error here ends the worker: without its batches it is of no use */
 	load_flights();
-	llmb_failover_begin();
+	llmb_gate_begin();
 }
 
 void
@@ -749,5 +750,5 @@ llmb_lifecycle_busy(void)
 		if (!((LlmbFlight *) lfirst(lc))->foreign)
 			return true;
 	}
-	return jobs_active || next_answer != 0 || llmb_afterwards_busy() || llmb_probe_busy() || llmb_failover_busy() || llmb_gather_busy() || llmb_leftover_busy() || llmb_housekeeping_busy();
+	return jobs_active || next_answer != 0 || llmb_afterwards_busy() || llmb_probe_busy() || llmb_gate_busy() || llmb_gather_busy() || llmb_leftover_busy() || llmb_housekeeping_busy();
 }

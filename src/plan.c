@@ -19,10 +19,10 @@
 #include "utils/memutils.h"
 
 #include "compat.h"
-#include "failover.h"
 #include "fair.h"
 #include "fleet.h"
 #include "flight.h"
+#include "gate.h"
 #include "model.h"
 #include "options.h"
 #include "pii_sql.h"
@@ -425,7 +425,7 @@ llmb_plan_batch(LlmbJob *job, TimestampTz now)
 		llmb_turn_commit();
 		return false;
 	}
-	if (!llmb_failover_allows(job, goes_realtime(job, server, !takes_fresh(job, now) && job->retry_realtime)) ||
+	if (!llmb_gate_allows(job, goes_realtime(job, server, !takes_fresh(job, now) && job->retry_realtime)) ||
 		!room_for_batch(job, server, now))
 	{
 		llmb_turn_commit();

@@ -108,7 +108,7 @@ create(LlmbFlight *flight)
 		flight->row->creates++;
 		flight->row->intent_at = GetCurrentTimestamp();
 		if (ground.server->provider->answer == NULL)
-			flight->row->route = llmb_flight_keep(flight, llmb_flight_route(flight->row, &ground));
+			flight->row->route = llmb_flight_keep(flight, llmb_ground_route(flight->row, &ground));
 		if (flight->waiting_told)
 			llmb_flight_explain(flight, NULL);
 		flight->waiting_told = flight->other_route_told = false;
