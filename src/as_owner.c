@@ -94,7 +94,8 @@ become_self(const Identity *was)
  * A trigger may catch the cancel of a statement timeout; then it is cancelled
  * again and again, and after three times that long the worker ends itself,
  * which nothing can catch.  Its jobs go on in the next one, but that job's
- * answers are written no more: see results.c.
+ * answers are written no more: see results.c.  The same holds for code that
+ * sets transaction_timeout, and so ends the worker.
  */
 static TimeoutId hard_timeout = MAX_TIMEOUTS;
 static volatile sig_atomic_t cannot_be_cancelled = false;
@@ -102,7 +103,7 @@ static volatile sig_atomic_t cannot_be_cancelled = false;
 bool
 llmb_code_cannot_be_cancelled(void)
 {
-	return cannot_be_cancelled;
+	return cannot_be_cancelled || llmb_transaction_timed_out();
 }
 
 static void

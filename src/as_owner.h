@@ -40,7 +40,7 @@ extern void llmb_as_owner_end(void);
 
 /*
  * Whether this process is ending because the user's code caught its cancels
- * for three times llm_batch.write_back_timeout.
+ * for three times llm_batch.write_back_timeout, or set transaction_timeout.
  */
 extern bool llmb_code_cannot_be_cancelled(void);
 

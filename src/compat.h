@@ -56,6 +56,7 @@ llmb_json_lexer_free(JsonLexContext *lex)
 
 #ifndef FRONTEND
 
+#include "catalog/pg_attribute.h"
 #include "catalog/pg_database.h"
 #include "catalog/pg_foreign_server.h"
 #include "catalog/pg_namespace.h"
@@ -65,6 +66,7 @@ llmb_json_lexer_free(JsonLexContext *lex)
 #include "storage/latch.h"
 #include "storage/proc.h"
 #include "utils/acl.h"
+#include "utils/timeout.h"
 #include "utils/wait_event.h"
 
 /*
@@ -222,6 +224,24 @@ llmb_decode_time_only(char **field, int *ftype, int count, int *dtype, struct pg
 #else
 #define llmb_lock_held_by_me(tag, mode) LockHeldByMe(tag, mode)
 #endif
+
+/* Since 18 a generated column can be one that is computed when it is read. */
+#ifdef ATTRIBUTE_GENERATED_VIRTUAL
+#define llmb_is_virtual(att) ((att)->attgenerated == ATTRIBUTE_GENERATED_VIRTUAL)
+#else
+#define llmb_is_virtual(att) ((void) (att), false)
+#endif
+
+/* Since 17 code can set a timeout of its transaction, which ends the process. */
+static inline bool
+llmb_transaction_timed_out(void)
+{
+#if PG_VERSION_NUM >= 170000
+	return get_timeout_indicator(TRANSACTION_TIMEOUT, false);
+#else
+	return false;
+#endif
+}
 
 /*
  * Since 18 a PGPROC tells regular backends instead of background workers,

@@ -775,6 +775,8 @@ keep_header(LlmbTransfer *t, const char *data, size_t n)
 	t->kept[t->kept_len] = '\0';
 }
 
+#define COMPRESSED_UNASKED	"the reply is compressed, although that was not asked for"
+
 /* Only "identity" and "chunked" leave a body what it is. */
 static bool
 is_plain_encoding(const char *value)
@@ -820,8 +822,7 @@ take_header(char *data, size_t size, size_t nitems, void *arg)
 		/* we ask for none, and what may have no end is not unpacked, which libcurl would do */
 		if (!is_plain_encoding(value))
 		{
-			strlcpy(t->reason, "the reply is compressed, although that was not asked for",
-					sizeof(t->reason));
+			strlcpy(t->reason, COMPRESSED_UNASKED, sizeof(t->reason));
 			return 0;
 		}
 	}
@@ -1779,6 +1780,9 @@ describe_error(LlmbTransfer *t, const char *peer)
 {
 	if (t->reason[0] != '\0')
 		return psprintf("exchange with %s ended: %s", peer, t->reason);
+	/* libcurl since 8 may see that in a header before we do */
+	if ((int) t->result == CURLE_BAD_CONTENT_ENCODING)
+		return psprintf("exchange with %s ended: %s", peer, COMPRESSED_UNASKED);
 	if (t->status > 0 && !t->headers_ended && t->result != CURLE_OPERATION_TIMEDOUT)
 		return describe_cut(t, peer);
 

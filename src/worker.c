@@ -68,6 +68,7 @@ pin_settings(void)
 		{"statement_timeout", "0"},
 		{"lock_timeout", "0"},
 		{"idle_in_transaction_session_timeout", "0"},
+		{"transaction_timeout", "0"},
 		{"session_replication_role", "origin"},
 		{"check_function_bodies", "on"},
 		{"exit_on_error", "off"},
@@ -79,6 +80,9 @@ pin_settings(void)
 
 	for (int i = 0; i < (int) lengthof(pinned); i++)
 	{
+		/* older versions have no transaction_timeout */
+		if (GetConfigOption(pinned[i][0], true, false) == NULL)
+			continue;
 		/* remote_apply and the like are stronger than on: leave them */
 		if (strcmp(pinned[i][0], "synchronous_commit") == 0 && synchronous_commit >= SYNCHRONOUS_COMMIT_REMOTE_FLUSH)
 			continue;

@@ -46,6 +46,9 @@ my %settings = (
 	enable_bitmapscan => [ 'off', 'on' ],
 	enable_nestloop => [ 'off', 'on' ],
 	plan_cache_mode => [ 'force_generic_plan', 'auto' ]);
+my $version = sql($node, 'SHOW server_version_num');
+$settings{transaction_timeout} = [ '1ms', '0' ] if $version >= 170000;
+delete $settings{standard_conforming_strings} if $version >= 190000;
 
 # A trigger tells what it was run with.
 my @told = qw(DateStyle IntervalStyle TimeZone bytea_output extra_float_digits row_security search_path session_replication_role

@@ -169,6 +169,7 @@ foreach my $where (sort keys %middle)
 	my @hurting = ("default_transaction_isolation = 'serializable'", 'default_transaction_read_only = on', 'statement_timeout = 1ms', 'lock_timeout = 1ms',
 		"search_path = 'nowhere'", 'session_replication_role = replica', "DateStyle = 'German'", "TimeZone = 'Pacific/Chatham'", 'synchronous_commit = off',
 		'row_security = off', 'standard_conforming_strings = off', 'enable_indexscan = off', 'llm_batch.write_back_rows = 1', "llm_batch.write_back_timeout = '100ms'");
+	@hurting = grep { !/standard_conforming_strings/ } @hurting if db('one', 'SHOW server_version_num') >= 190000;
 	local $ENV{PGOPTIONS} = '-c default_transaction_isolation=read\ committed -c default_transaction_read_only=off -c statement_timeout=0 -c lock_timeout=0'
 	  . ' -c search_path=public -c session_replication_role=origin -c row_security=on -c standard_conforming_strings=on';
 

@@ -218,6 +218,8 @@ is(scalar(grep { $_->{metadata} && ($_->{metadata}{whose} // '') eq 'other' && $
 
 # ---- the old primary comes back, switched off as it has to be ----
 
+# the other one may have calls to make still
+$standby->stop('fast');
 $primary->append_conf('postgresql.conf', 'llm_batch.enabled = off');
 my $heard = scalar(my @requests = $sim->requests);
 $primary->start;

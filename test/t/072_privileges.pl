@@ -424,8 +424,9 @@ is(sql($node, "SELECT owner FROM llm_batch.progress WHERE job_id = $lent"), 'ali
 is(as('bob', "SELECT count(*) FROM llm_batch.progress WHERE job_id = $lent"), '0', 'and who called it does not see the job');
 like(refused('bob', "SELECT llm_batch.submit_prompts('{x}', 'x', server => 'slow')"), qr/^42501: permission denied for foreign server slow/, 'nor may spend himself');
 # settings that would change what our own statements mean
-$job = as('alice', q{
-	SET transform_null_equals = on; SET standard_conforming_strings = off; SET escape_string_warning = off; SET array_nulls = off; SET quote_all_identifiers = on;
+my $strings = sql($node, 'SHOW server_version_num') >= 190000 ? '' : 'SET standard_conforming_strings = off; SET escape_string_warning = off;';
+$job = as('alice', $strings . q{
+	SET transform_null_equals = on; SET array_nulls = off; SET quote_all_identifiers = on;
 	SET DateStyle = 'German, DMY'; SET row_security = off; SET xmloption = document; SET constraint_exclusion = on; SET lc_numeric = 'C';
 	SET search_path = mallory, public; SET default_table_access_method = 'heap'; SET default_with_oids = off;
 	SELECT llm_batch.submit('alice.targets', 'N''{{body}}', 'x', 'summary', server => 'm', "limit" => 2)});

@@ -38,6 +38,8 @@ trapped = []
 arguments = None
 trap_port = 0
 numbers = itertools.count()
+# Made once: made for each reply it would keep the others waiting.
+BOMB = gzip.compress(bytes(100_000_000), 1)
 
 
 # ---- replies that are no replies ----
@@ -100,13 +102,11 @@ class RAW:
         return forever(ok(b'', length=''), b'\n' * 8192)
 
     def gzip_bomb(arg):
-        packed = gzip.compress(bytes(100_000_000), 1)
-        yield ok(packed, 'Content-Encoding: gzip')
+        yield ok(BOMB, 'Content-Encoding: gzip')
 
     def gzip_in_transfer(arg):
-        packed = gzip.compress(bytes(100_000_000), 1)
         yield ok(b'', 'Transfer-Encoding: gzip, chunked', length='')
-        yield b'%x\r\n%s\r\n0\r\n\r\n' % (len(packed), packed)
+        yield b'%x\r\n%s\r\n0\r\n\r\n' % (len(BOMB), BOMB)
 
     def trailers_endless(arg):
         return forever(ok(b'2\r\n{}\r\n0\r\n', 'Transfer-Encoding: chunked', length=''), b'X-Padding: and so on\r\n' * 100)
