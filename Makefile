@@ -85,6 +85,7 @@ OBJS = \
 	src/task_answer.o \
 	src/template.o \
 	src/token.o \
+	src/trouble.o \
 	src/turn.o \
 	src/verify.o \
 	src/view.o \

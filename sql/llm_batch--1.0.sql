@@ -497,7 +497,7 @@ CREATE TABLE llm_batch.inbox (
 	PRIMARY KEY (attachment_id, id)
 ) WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_analyze_scale_factor = 0.02);
 COMMENT ON TABLE llm_batch.inbox IS 'source rows that have changed, by key: the worker looks at each, and makes jobs of those that are to be answered';
-COMMENT ON COLUMN llm_batch.inbox.kind IS 'r: the row may have changed; d: it was deleted, and if there is one now it is another; a: it is to be answered again, changed or not; t: the table was emptied; p: a partition of it was; l: something has changed, and which row could not be told';
+COMMENT ON COLUMN llm_batch.inbox.kind IS 'r: the row may have changed; n: it is a new one, so that an answer to an older one of that key is none to it; d: it was deleted, and if there is one now it is another; a: it is to be answered again, changed or not; t: the table was emptied; p: a partition of it was; l: something has changed, and which row could not be told';
 
 CREATE TABLE llm_batch.task_item (
 	attachment_id bigint NOT NULL,
@@ -605,7 +605,7 @@ CREATE POLICY owner ON llm_batch.afterwards FOR SELECT
 	USING (job_id IN (SELECT j.id FROM llm_batch.job j WHERE llm_batch.may_see(j.owner)));
 CREATE POLICY owner ON llm_batch.probe FOR SELECT
 	USING (llm_batch.may_see(role));
--- keys and prompts are text: monitors see neither
+-- keys and prompts are text: monitors see neither, and the rest by the view tasks
 CREATE POLICY owner ON llm_batch.task FOR SELECT
 	USING (llm_batch.may_see(owner));
 CREATE POLICY owner ON llm_batch.task_version FOR SELECT
@@ -1084,6 +1084,23 @@ FROM llm_batch.spending
 GROUP BY day, owner, server, model, labels;
 COMMENT ON VIEW llm_batch.costs IS
 'USD per day (UTC), owner, server, model and labels: what was paid, what one-by-one real time would have cost, what saved how much; NULL: not known';
+COMMENT ON COLUMN llm_batch.costs.day IS 'day (UTC) of the results; the first of a month that has become one row';
+COMMENT ON COLUMN llm_batch.costs.owner IS 'role whose jobs they were';
+COMMENT ON COLUMN llm_batch.costs.server IS 'server that they came from';
+COMMENT ON COLUMN llm_batch.costs.model IS 'model of the jobs';
+COMMENT ON COLUMN llm_batch.costs.labels IS 'labels of the jobs';
+COMMENT ON COLUMN llm_batch.costs.attempts IS 'attempts that brought something';
+COMMENT ON COLUMN llm_batch.costs.input_tokens IS 'tokens of the prompts, cached ones included';
+COMMENT ON COLUMN llm_batch.costs.cached_tokens IS 'input tokens that were read from the provider''s prompt cache';
+COMMENT ON COLUMN llm_batch.costs.cache_write_tokens IS 'input tokens that were written to the provider''s prompt cache';
+COMMENT ON COLUMN llm_batch.costs.output_tokens IS 'tokens of the answers, reasoning included';
+COMMENT ON COLUMN llm_batch.costs.reasoning_tokens IS 'output tokens that the model spent on reasoning';
+COMMENT ON COLUMN llm_batch.costs.cost IS 'USD paid, as far as it is known';
+COMMENT ON COLUMN llm_batch.costs.real_time_cost IS 'USD that one-by-one real time would have cost, with nothing cached; NULL: not known';
+COMMENT ON COLUMN llm_batch.costs.saved IS 'real_time_cost less cost, in USD';
+COMMENT ON COLUMN llm_batch.costs.saved_batch IS 'USD of these by the lower price of batches';
+COMMENT ON COLUMN llm_batch.costs.saved_prefix IS 'USD of these by the provider''s prompt cache; negative where writing to it cost more than reading brought';
+COMMENT ON COLUMN llm_batch.costs.cost_unknown IS 'attempts that may have cost something, and are in none of the sums of money';
 GRANT SELECT ON llm_batch.costs TO PUBLIC;
 
 CREATE FUNCTION llm_batch.price(server name, model text, input_tokens bigint, output_tokens bigint DEFAULT 0,
@@ -1369,6 +1386,14 @@ SELECT w.pid, pg_catalog.current_database() AS database, w.state, w.since, w.pre
 	(SELECT a.query FROM pg_catalog.pg_stat_get_activity(COALESCE(w.pid, 0)) a WHERE a.backend_start IS NOT NULL) AS doing
 FROM llm_batch.worker_status() w;
 COMMENT ON VIEW llm_batch.workers IS 'the background worker of this database';
+COMMENT ON COLUMN llm_batch.workers.pid IS 'process id; NULL: this database has no worker, as it should be while there is no work';
+COMMENT ON COLUMN llm_batch.workers.database IS 'name of this database';
+COMMENT ON COLUMN llm_batch.workers.state IS 'running, none, or disabled: llm_batch.enabled is off';
+COMMENT ON COLUMN llm_batch.workers.since IS 'without a worker: its last sign of life, or the start of the server';
+COMMENT ON COLUMN llm_batch.workers.preloaded IS 'whether the library is in shared_preload_libraries: then workers are started by themselves';
+COMMENT ON COLUMN llm_batch.workers.message IS 'why no worker runs; NULL while one does';
+COMMENT ON COLUMN llm_batch.workers.started_at IS 'when the worker''s process started; NULL for who may not see it: neither superuser nor in pg_monitor';
+COMMENT ON COLUMN llm_batch.workers.doing IS 'what the worker does or waits for, as pg_stat_activity has it; NULL for who may not see it';
 
 CREATE FUNCTION llm_batch.server_health(OUT server name, OUT breaker text, OUT since timestamptz, OUT retry_at timestamptz,
 	OUT failures int, OUT in_flight int, OUT calls bigint, OUT errors bigint, OUT calls_per_minute float8,
@@ -1461,6 +1486,33 @@ LEFT JOIN (
 ) h ON h.server = j.server;
 COMMENT ON VIEW llm_batch.progress IS
 'one line per job: state, counts, bar, time left (from what earlier batches took and the providers'' counts), cost in USD';
+COMMENT ON COLUMN llm_batch.progress.job_id IS 'what submit returned';
+COMMENT ON COLUMN llm_batch.progress.task IS 'the task that made the job; NULL: a call of submit';
+COMMENT ON COLUMN llm_batch.progress.owner IS 'role whose job it is: its key, its privileges, its costs';
+COMMENT ON COLUMN llm_batch.progress.server IS 'server that the items are sent to';
+COMMENT ON COLUMN llm_batch.progress.model IS 'model, as it was submitted';
+COMMENT ON COLUMN llm_batch.progress.mode IS 'auto, batch or realtime, as it was submitted';
+COMMENT ON COLUMN llm_batch.progress.state IS 'waiting, running, paused or cancelling; at the end succeeded, partial, failed or cancelled';
+COMMENT ON COLUMN llm_batch.progress.reason IS 'why the job stands still or ended so; NULL: nothing to say';
+COMMENT ON COLUMN llm_batch.progress.total IS 'items: queued + in_flight + succeeded + failed + cancelled';
+COMMENT ON COLUMN llm_batch.progress.queued IS 'items that wait to be sent, for the first time or again';
+COMMENT ON COLUMN llm_batch.progress.in_flight IS 'items in batches or calls that are out, or whose answers are not written yet';
+COMMENT ON COLUMN llm_batch.progress.succeeded IS 'items that are answered, and written to their rows where the job has targets';
+COMMENT ON COLUMN llm_batch.progress.failed IS 'items that ended with an error code';
+COMMENT ON COLUMN llm_batch.progress.cancelled IS 'items that were not run before the end, or that their task withdrew';
+COMMENT ON COLUMN llm_batch.progress.unapplied IS 'answers that are not written to their rows yet: locked rows, or an atomic job; part of in_flight';
+COMMENT ON COLUMN llm_batch.progress.uncertain IS 'how often an answer will not come though the request may have run: perhaps paid without an answer, or twice';
+COMMENT ON COLUMN llm_batch.progress.percent IS '0.0 to 100.0 per cent of the items that are done, here or by the provider''s count; below 100 until the job has ended';
+COMMENT ON COLUMN llm_batch.progress.bar IS 'the same as a bar of 20 characters';
+COMMENT ON COLUMN llm_batch.progress.elapsed IS 'time since submit, until the end';
+COMMENT ON COLUMN llm_batch.progress.eta IS 'time left, as far as earlier batches and the provider''s counts tell; NULL: nothing tells, or the job is paused';
+COMMENT ON COLUMN llm_batch.progress.eta_at IS 'when it will be done by that';
+COMMENT ON COLUMN llm_batch.progress.cost IS 'USD paid so far, as far as it is known; NULL: not known';
+COMMENT ON COLUMN llm_batch.progress.saved IS 'USD that one-by-one real time with nothing cached would have cost more; NULL: not known';
+COMMENT ON COLUMN llm_batch.progress.cost_unknown IS 'attempts that may have cost something, and are not in cost';
+COMMENT ON COLUMN llm_batch.progress.labels IS 'JSON object that the caller gave';
+COMMENT ON COLUMN llm_batch.progress.created_at IS 'when the job was submitted';
+COMMENT ON COLUMN llm_batch.progress.finished_at IS 'when the job ended; NULL: it has not';
 
 CREATE VIEW llm_batch.attempts WITH (security_invoker, security_barrier) AS
 SELECT r.job_id, r.job_id * 100000000 + r.ordinal AS item_id, r.ordinal, i.key, r.attempt, r.batch_id,
@@ -1475,6 +1527,29 @@ LEFT JOIN llm_batch.job j ON j.id = r.job_id
 LEFT JOIN llm_batch.item i ON i.job_id = r.job_id AND i.ordinal = r.ordinal
 LEFT JOIN llm_batch.answer a ON a.job_id = r.job_id AND a.ordinal = r.ordinal AND a.attempt = r.attempt;
 COMMENT ON VIEW llm_batch.attempts IS 'every attempt of every item that has brought something';
+COMMENT ON COLUMN llm_batch.attempts.job_id IS 'job of the item';
+COMMENT ON COLUMN llm_batch.attempts.item_id IS 'unique id of the item: job_id x 100,000,000 + ordinal';
+COMMENT ON COLUMN llm_batch.attempts.ordinal IS 'position of the item in its job, from 1';
+COMMENT ON COLUMN llm_batch.attempts.key IS 'key of the source row; of several columns a JSON array of texts';
+COMMENT ON COLUMN llm_batch.attempts.attempt IS 'number of the attempt, from 1';
+COMMENT ON COLUMN llm_batch.attempts.batch_id IS 'batch, or set of items sent in real time, that it went with';
+COMMENT ON COLUMN llm_batch.attempts.state IS 'succeeded, failed, cancelled, or in_flight: answered, and not written to its row yet';
+COMMENT ON COLUMN llm_batch.attempts.answer IS 'answer of the model as it came; NULL: there is none';
+COMMENT ON COLUMN llm_batch.attempts.answer_json IS 'JSON object or array that was found in the answer; NULL: there is none';
+COMMENT ON COLUMN llm_batch.attempts.error_code IS 'why the attempt failed, in one word of the list of error codes';
+COMMENT ON COLUMN llm_batch.attempts.error IS 'the same in the words of the provider or of PostgreSQL; it may quote the prompt';
+COMMENT ON COLUMN llm_batch.attempts.finish_reason IS 'why the model stopped, in the provider''s word';
+COMMENT ON COLUMN llm_batch.attempts.model IS 'model that answered, as the provider names it';
+COMMENT ON COLUMN llm_batch.attempts.prompt_version IS 'version of the task''s prompt; 1 without a task';
+COMMENT ON COLUMN llm_batch.attempts.input_tokens IS 'tokens of the prompt, cached ones included';
+COMMENT ON COLUMN llm_batch.attempts.cached_tokens IS 'input tokens that were read from the provider''s prompt cache';
+COMMENT ON COLUMN llm_batch.attempts.cache_write_tokens IS 'input tokens that were written to the provider''s prompt cache';
+COMMENT ON COLUMN llm_batch.attempts.output_tokens IS 'tokens of the answer, reasoning included';
+COMMENT ON COLUMN llm_batch.attempts.reasoning_tokens IS 'output tokens that the model spent on reasoning';
+COMMENT ON COLUMN llm_batch.attempts.cost IS 'USD; NULL: not known';
+COMMENT ON COLUMN llm_batch.attempts.request_id IS 'the provider''s id of the request, for its support';
+COMMENT ON COLUMN llm_batch.attempts.altered IS 'whether a character of the answer was replaced, for the encoding of the database lacks it';
+COMMENT ON COLUMN llm_batch.attempts.completed_at IS 'when the result was stored';
 
 CREATE VIEW llm_batch.results WITH (security_invoker, security_barrier) AS
 SELECT i.job_id, i.job_id * 100000000 + i.ordinal AS item_id, i.ordinal, i.key,
@@ -1511,6 +1586,28 @@ CROSS JOIN LATERAL (
 ) s;
 COMMENT ON VIEW llm_batch.results IS
 'one line per item: its state, and what its last attempt brought';
+COMMENT ON COLUMN llm_batch.results.job_id IS 'job of the item';
+COMMENT ON COLUMN llm_batch.results.item_id IS 'unique id of the item: job_id x 100,000,000 + ordinal';
+COMMENT ON COLUMN llm_batch.results.ordinal IS 'position of the item in its job, from 1';
+COMMENT ON COLUMN llm_batch.results.key IS 'key of the source row; of several columns a JSON array of texts';
+COMMENT ON COLUMN llm_batch.results.attempt IS 'number of the attempt that the line shows; 0: none has come back';
+COMMENT ON COLUMN llm_batch.results.state IS 'queued, in_flight, succeeded, failed or cancelled';
+COMMENT ON COLUMN llm_batch.results.answer IS 'answer of the model as it came; NULL: there is none';
+COMMENT ON COLUMN llm_batch.results.answer_json IS 'JSON object or array that was found in the answer; NULL: there is none';
+COMMENT ON COLUMN llm_batch.results.error_code IS 'why the item failed, in one word of the list of error codes';
+COMMENT ON COLUMN llm_batch.results.error IS 'the same in the words of the provider or of PostgreSQL; it may quote the prompt';
+COMMENT ON COLUMN llm_batch.results.finish_reason IS 'why the model stopped, in the provider''s word';
+COMMENT ON COLUMN llm_batch.results.model IS 'model that answered, as the provider names it; before that the one that was submitted';
+COMMENT ON COLUMN llm_batch.results.prompt_version IS 'version of the task''s prompt; 1 without a task';
+COMMENT ON COLUMN llm_batch.results.input_tokens IS 'tokens of the prompt in that attempt, cached ones included';
+COMMENT ON COLUMN llm_batch.results.cached_tokens IS 'input tokens that were read from the provider''s prompt cache';
+COMMENT ON COLUMN llm_batch.results.cache_write_tokens IS 'input tokens that were written to the provider''s prompt cache';
+COMMENT ON COLUMN llm_batch.results.output_tokens IS 'tokens of the answer, reasoning included';
+COMMENT ON COLUMN llm_batch.results.reasoning_tokens IS 'output tokens that the model spent on reasoning';
+COMMENT ON COLUMN llm_batch.results.cost IS 'USD of that attempt; NULL: not known';
+COMMENT ON COLUMN llm_batch.results.request_id IS 'the provider''s id of the request, for its support';
+COMMENT ON COLUMN llm_batch.results.altered IS 'whether a character of the answer was replaced, for the encoding of the database lacks it';
+COMMENT ON COLUMN llm_batch.results.completed_at IS 'when the result was stored';
 
 CREATE FUNCTION llm_batch.create_view(task text, name text, source regclass DEFAULT NULL) RETURNS void
 AS 'MODULE_PATHNAME', 'llmb_create_view' LANGUAGE C VOLATILE;
@@ -1537,6 +1634,29 @@ SELECT b.id AS batch_id, b.job_id, j.owner, b.server, j.model, b.mode, b.attempt
 FROM llm_batch.batch b
 JOIN llm_batch.job j ON j.id = b.job_id;
 COMMENT ON VIEW llm_batch.batches IS 'one line per batch at a provider, and per set of items sent in real time';
+COMMENT ON COLUMN llm_batch.batches.batch_id IS 'id of the batch in this database';
+COMMENT ON COLUMN llm_batch.batches.job_id IS 'job whose items it holds';
+COMMENT ON COLUMN llm_batch.batches.owner IS 'role whose job it is';
+COMMENT ON COLUMN llm_batch.batches.server IS 'server that it was sent to';
+COMMENT ON COLUMN llm_batch.batches.model IS 'model, as the job was submitted';
+COMMENT ON COLUMN llm_batch.batches.mode IS 'batch: one batch at the provider; realtime: a set of items that are sent one by one';
+COMMENT ON COLUMN llm_batch.batches.attempt IS 'which attempt of its items it is, from 1';
+COMMENT ON COLUMN llm_batch.batches.state IS 'planned, uploading, submitting, verifying, in_progress, cancelling, ended or fetching; at the end finalized, failed or cancelled';
+COMMENT ON COLUMN llm_batch.batches.reason IS 'why it waits or ended so; NULL: nothing to say';
+COMMENT ON COLUMN llm_batch.batches.items IS 'items that it holds';
+COMMENT ON COLUMN llm_batch.batches.done IS 'items that the provider counts as done; updated when a twentieth has moved';
+COMMENT ON COLUMN llm_batch.batches.failed IS 'items that the provider counts as failed; updated likewise';
+COMMENT ON COLUMN llm_batch.batches.bytes IS 'size of the request file in bytes';
+COMMENT ON COLUMN llm_batch.batches.tries IS 'tries of the present step that did not succeed';
+COMMENT ON COLUMN llm_batch.batches.remote_id IS 'the provider''s id of the batch';
+COMMENT ON COLUMN llm_batch.batches.remote_end IS 'how the provider ended it: ended, expired, cancelled or failed';
+COMMENT ON COLUMN llm_batch.batches.error_code IS 'why it was refused or cancelled as a whole';
+COMMENT ON COLUMN llm_batch.batches.created_at IS 'when it was planned';
+COMMENT ON COLUMN llm_batch.batches.submitted_at IS 'when it was created at the provider';
+COMMENT ON COLUMN llm_batch.batches.cancelled_at IS 'when the provider was asked to cancel it';
+COMMENT ON COLUMN llm_batch.batches.provider_ended_at IS 'when the provider ended it; NULL: not known';
+COMMENT ON COLUMN llm_batch.batches.ended_at IS 'when that was seen';
+COMMENT ON COLUMN llm_batch.batches.finalized_at IS 'when it was over: every item decided, or queued again';
 
 CREATE VIEW llm_batch.events WITH (security_invoker, security_barrier) AS
 SELECT e.id AS event_id, e.at, e.job_id, e.batch_id, e.kind, e.message, j.labels
@@ -1544,6 +1664,13 @@ FROM llm_batch.event e
 JOIN llm_batch.job j ON j.id = e.job_id
 ORDER BY e.id;
 COMMENT ON VIEW llm_batch.events IS 'the history of jobs and batches';
+COMMENT ON COLUMN llm_batch.events.event_id IS 'in the order in which events were written';
+COMMENT ON COLUMN llm_batch.events.at IS 'when it happened';
+COMMENT ON COLUMN llm_batch.events.job_id IS 'job that it happened to';
+COMMENT ON COLUMN llm_batch.events.batch_id IS 'batch that it happened to; NULL: the job itself';
+COMMENT ON COLUMN llm_batch.events.kind IS 'what happened, in one word';
+COMMENT ON COLUMN llm_batch.events.message IS 'what happened, in plain words without prompts and answers';
+COMMENT ON COLUMN llm_batch.events.labels IS 'labels of the job';
 
 GRANT SELECT ON llm_batch.workers, llm_batch.progress, llm_batch.attempts, llm_batch.results,
 	llm_batch.batches, llm_batch.events TO PUBLIC;
@@ -1601,33 +1728,60 @@ AS 'MODULE_PATHNAME', 'llmb_detach' LANGUAGE C VOLATILE;
 COMMENT ON FUNCTION llm_batch.detach(text, regclass) IS
 'removes the triggers of a task from a table; what waits in its inbox is forgotten';
 
+-- a quoted name comes here, and may be that of a table which is gone
+CREATE FUNCTION llm_batch.detach(task text, source text) RETURNS void
+AS 'MODULE_PATHNAME', 'llmb_detach_by_name' LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION llm_batch.detach(text, text) IS
+'removes the triggers of a task from a table, which may be gone; what waits in its inbox is forgotten';
+
 CREATE FUNCTION llm_batch.run(task text, filter text DEFAULT NULL, again boolean DEFAULT false) RETURNS bigint
 AS 'MODULE_PATHNAME', 'llmb_run' LANGUAGE C VOLATILE;
 COMMENT ON FUNCTION llm_batch.run(text, text, boolean) IS
 'has rows answered that are there already: those that match the filter and have no answer to their present text, or all of them again; returns how many will be looked at';
 
+CREATE FUNCTION llm_batch.source_trouble(attachment bigint, source_schema name, source_table name, source_owner name,
+	task text, task_owner name, triggers boolean, parts boolean) RETURNS text
+AS 'MODULE_PATHNAME', 'llmb_source_trouble' LANGUAGE C STABLE STRICT;
+COMMENT ON FUNCTION llm_batch.source_trouble IS
+'what the catalogs tell of a table that a task is attached to: gone, renamed, without triggers; parts: of its partitions that came later';
+
+-- A function, for the tables hold text as well, and have policies that hide it from monitors.
+CREATE FUNCTION llm_batch.task_status(OUT task text, OUT owner name, OUT source text, OUT state text, OUT reason text,
+	OUT prompt_version int, OUT server name, OUT model text, OUT mode text, OUT target text, OUT priority int,
+	OUT max_items int, OUT max_wait interval, OUT waiting bigint, OUT waiting_since timestamptz, OUT gathered bigint,
+	OUT jobs bigint, OUT gathered_at timestamptz, OUT labels jsonb, OUT created_at timestamptz, OUT changed_at timestamptz)
+RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'llmb_task_status' LANGUAGE C STABLE ROWS 100;
+COMMENT ON FUNCTION llm_batch.task_status() IS
+'the rows of the view tasks: tasks of roles whose privileges the current user has; for members of pg_monitor all, without text of rows';
+
 CREATE VIEW llm_batch.tasks WITH (security_invoker, security_barrier) AS
-SELECT t.name AS task, t.owner,
-	CASE WHEN a.id IS NULL THEN NULL ELSE pg_catalog.format('%I.%I', a.source_schema, a.source_table) END AS source,
-	CASE
-		WHEN NOT t.enabled THEN 'disabled'
-		WHEN NOT llm_batch.is_home(t.system_identifier, t.database_oid) THEN 'restored'
-		WHEN a.id IS NULL THEN 'detached'
-		WHEN g.barred_at OPERATOR(pg_catalog.>) t.changed_at THEN 'barred'
-		ELSE 'enabled' END AS state,
-	g.reason,
-	t.version AS prompt_version, t.server, t.model, t.mode, t.target, t.priority, t.max_items, t.max_wait,
-	w.waiting, w.waiting_since,
-	COALESCE(g.rows, 0) AS gathered, COALESCE(g.jobs, 0) AS jobs, g.gathered_at, t.labels, t.created_at, t.changed_at
-FROM llm_batch.task t
-LEFT JOIN llm_batch.attachment a ON a.task_id = t.id
-LEFT JOIN llm_batch.gathering g ON g.attachment_id = a.id
-CROSS JOIN LATERAL (
-	SELECT pg_catalog.count(*) AS waiting, pg_catalog.min(i.at) AS waiting_since
-	FROM (SELECT i.at FROM llm_batch.inbox i WHERE i.attachment_id = a.id ORDER BY i.id LIMIT 10001) i
-) w;
+SELECT task, owner, source, state, reason, prompt_version, server, model, mode, target, priority, max_items, max_wait,
+	waiting, waiting_since, gathered, jobs, gathered_at, labels, created_at, changed_at
+FROM llm_batch.task_status();
 COMMENT ON VIEW llm_batch.tasks IS
 'one line per task and table that it is attached to; waiting counts changed rows that are not gathered yet, up to 10,001';
+COMMENT ON COLUMN llm_batch.tasks.task IS 'name of the task';
+COMMENT ON COLUMN llm_batch.tasks.owner IS 'role whose jobs the task makes: its key, its privileges, its costs';
+COMMENT ON COLUMN llm_batch.tasks.source IS 'table that the task is attached to, as it was named then; NULL: none';
+COMMENT ON COLUMN llm_batch.tasks.state IS 'enabled, disabled by alter_task, detached: it has no table, restored: it belongs to another database, barred: code that its rows run could not be cancelled';
+COMMENT ON COLUMN llm_batch.tasks.reason IS 'why rows are not gathered, or some are missed; NULL: nothing to say';
+COMMENT ON COLUMN llm_batch.tasks.prompt_version IS 'version of the prompt that rows get from now on';
+COMMENT ON COLUMN llm_batch.tasks.server IS 'server that its jobs are sent to';
+COMMENT ON COLUMN llm_batch.tasks.model IS 'model of its jobs';
+COMMENT ON COLUMN llm_batch.tasks.mode IS 'auto, batch or realtime, for each of its jobs';
+COMMENT ON COLUMN llm_batch.tasks.target IS 'columns that answers are written to; NULL: none, they are in views';
+COMMENT ON COLUMN llm_batch.tasks.priority IS 'tasks with a higher one are looked at first, and so are their jobs';
+COMMENT ON COLUMN llm_batch.tasks.max_items IS 'so many changes are gathered at once, even if they are young';
+COMMENT ON COLUMN llm_batch.tasks.max_wait IS 'so long at most does a change wait for others to travel with';
+COMMENT ON COLUMN llm_batch.tasks.waiting IS 'changes that are noted and not gathered yet; 10,001: more than 10,000';
+COMMENT ON COLUMN llm_batch.tasks.waiting_since IS 'since when the oldest of them waits';
+COMMENT ON COLUMN llm_batch.tasks.gathered IS 'changes that were looked at so far';
+COMMENT ON COLUMN llm_batch.tasks.jobs IS 'jobs that were made of them';
+COMMENT ON COLUMN llm_batch.tasks.gathered_at IS 'when changes were last looked at';
+COMMENT ON COLUMN llm_batch.tasks.labels IS 'JSON object that each of its jobs is labelled with';
+COMMENT ON COLUMN llm_batch.tasks.created_at IS 'when the task was created';
+COMMENT ON COLUMN llm_batch.tasks.changed_at IS 'when it was last changed';
 GRANT SELECT ON llm_batch.tasks TO PUBLIC;
 
 ----------------------------------------------------------------------------
@@ -1690,6 +1844,25 @@ CROSS JOIN LATERAL (
 WHERE pg_catalog.has_server_privilege(s.oid, 'USAGE') OR pg_catalog.pg_has_role('pg_monitor', 'USAGE');
 COMMENT ON VIEW llm_batch.health IS
 'one line per server that the current user may use: does it answer, how fast, and what waits for it; NULL: not known (without shared_preload_libraries, or nothing has happened yet)';
+COMMENT ON COLUMN llm_batch.health.server IS 'name of the server';
+COMMENT ON COLUMN llm_batch.health.enabled IS 'its option enabled; false: no call is made';
+COMMENT ON COLUMN llm_batch.health.breaker IS 'closed: calls go out; open: the server did not answer, calls wait until retry_at; half_open: one call is out to see';
+COMMENT ON COLUMN llm_batch.health.since IS 'when the breaker came into that state';
+COMMENT ON COLUMN llm_batch.health.retry_at IS 'when the next call goes out; NULL but for an open breaker';
+COMMENT ON COLUMN llm_batch.health.failures IS 'calls in a row that failed by the server''s fault';
+COMMENT ON COLUMN llm_batch.health.in_flight IS 'calls that are out';
+COMMENT ON COLUMN llm_batch.health.calls_per_minute IS 'calls of the last minute';
+COMMENT ON COLUMN llm_batch.health.error_rate IS '0 to 1: share of these that failed by the server''s fault; NULL: there were none';
+COMMENT ON COLUMN llm_batch.health.last_error IS 'the last such failure in words';
+COMMENT ON COLUMN llm_batch.health.turnaround_p50 IS 'median time from submission to the provider''s end, of the batches of late';
+COMMENT ON COLUMN llm_batch.health.turnaround_p95 IS '95 per cent of these took no longer';
+COMMENT ON COLUMN llm_batch.health.landing_p50 IS 'median time from the provider''s end to the last answer in the table, of the batches of late';
+COMMENT ON COLUMN llm_batch.health.active_jobs IS 'jobs that have not ended';
+COMMENT ON COLUMN llm_batch.health.active_batches IS 'batches that are not over';
+COMMENT ON COLUMN llm_batch.health.verifying IS 'of these: created without an answer, and looked for at the provider';
+COMMENT ON COLUMN llm_batch.health.queued IS 'items of these jobs that wait to be sent';
+COMMENT ON COLUMN llm_batch.health.uncertain IS 'how often in these jobs an answer will not come though the request may have run';
+COMMENT ON COLUMN llm_batch.health.last_success IS 'when one of the last 500 batches ended as it should';
 
 CREATE VIEW llm_batch.metric_help (name, type, labels, help) WITH (security_invoker, security_barrier) AS
 VALUES
@@ -1720,8 +1893,15 @@ VALUES
 	('llm_batch_leftover_files', 'gauge', 'server', 'request files of ours that are still to be deleted at the provider, or to be looked for'),
 	('llm_batch_turnaround_seconds', 'gauge', 'server, quantile', 'of the batches of late: from submission to the provider''s end'),
 	('llm_batch_landing_seconds', 'gauge', 'server, quantile', 'of the batches of late: from the provider''s end to the answers in the table'),
-	('llm_batch_last_success_timestamp_seconds', 'gauge', 'server', 'when a batch, or a set of real-time calls, last ended as it should');
+	('llm_batch_last_success_timestamp_seconds', 'gauge', 'server', 'when a batch, or a set of real-time calls, last ended as it should'),
+	('llm_batch_task_waiting_rows', 'gauge', 'task', 'changes of rows that are noted and not gathered yet; counted up to 10,001 for each table'),
+	('llm_batch_task_oldest_waiting_seconds', 'gauge', 'task', 'age of the oldest of them; 0 when there is none'),
+	('llm_batch_task_stopped', 'gauge', 'task', '1 while it is disabled, barred or restored, or the view tasks tells a reason: rows are not gathered, or some are missed');
 COMMENT ON VIEW llm_batch.metric_help IS 'the metrics of the view metrics: type, labels and what they mean';
+COMMENT ON COLUMN llm_batch.metric_help.name IS 'name of the metric';
+COMMENT ON COLUMN llm_batch.metric_help.type IS 'gauge, or counter: it never falls';
+COMMENT ON COLUMN llm_batch.metric_help.labels IS 'names of its labels, separated by commas';
+COMMENT ON COLUMN llm_batch.metric_help.help IS 'what it means';
 
 CREATE VIEW llm_batch.metrics WITH (security_invoker, security_barrier) AS
 WITH health AS MATERIALIZED (SELECT * FROM llm_batch.health),
@@ -1807,6 +1987,18 @@ FROM (
 	FROM health h
 	LEFT JOIN (SELECT l.server, pg_catalog.count(*) AS files FROM llm_batch.leftover l GROUP BY l.server) l ON l.server = h.server
 	UNION ALL
+	SELECT v.name, pg_catalog.jsonb_build_object('task', t.task), v.value
+	FROM (
+		SELECT t.task, pg_catalog.sum(t.waiting) AS waiting, pg_catalog.min(t.waiting_since) AS oldest,
+			pg_catalog.bool_or(t.state IN ('disabled', 'barred', 'restored') OR t.reason IS NOT NULL) AS stopped
+		FROM llm_batch.tasks t
+		GROUP BY t.task
+	) t
+	CROSS JOIN LATERAL (VALUES
+		('llm_batch_task_waiting_rows', t.waiting),
+		('llm_batch_task_oldest_waiting_seconds', COALESCE(pg_catalog.extract('epoch', pg_catalog.clock_timestamp() - t.oldest), 0)),
+		('llm_batch_task_stopped', t.stopped::int)) v(name, value)
+	UNION ALL
 	SELECT 'llm_batch_jobs_total', pg_catalog.jsonb_build_object('server', t.server, 'state', t.label), pg_catalog.sum(t.value)
 	FROM tally t
 	WHERE t.what = 'jobs'
@@ -1853,7 +2045,10 @@ FROM (
 ) m
 WHERE m.value IS NOT NULL;
 COMMENT ON VIEW llm_batch.metrics IS
-'what the current user may see, as numbers for Prometheus; metric_help explains them. Reads the servers, jobs and batches that have not ended, the last 500 batches, leftover, and the sums in tally, turnaround (a row for each server and model) and spending (a row for each day, job and mode); never items, prompts or results';
+'what the current user may see, as numbers for Prometheus; metric_help explains them. Reads the servers, jobs and batches that have not ended, the last 500 batches, leftover, tasks, and the sums in tally, turnaround (a row for each server and model) and spending (a row for each day, job and mode); never items, prompts or results';
+COMMENT ON COLUMN llm_batch.metrics.name IS 'name of the metric; metric_help explains it';
+COMMENT ON COLUMN llm_batch.metrics.labels IS 'JSON object of its labels';
+COMMENT ON COLUMN llm_batch.metrics.value IS 'its value, in the unit that its name ends with';
 
 GRANT SELECT ON llm_batch.health, llm_batch.metric_help, llm_batch.metrics TO PUBLIC;
 
@@ -1877,16 +2072,18 @@ BEGIN
 			UNION ALL
 			SELECT 'ROUTINE', pg_catalog.format('llm_batch.%I(%s)', proname, pg_catalog.pg_get_function_identity_arguments(oid)), proacl, proowner
 			FROM pg_catalog.pg_proc WHERE pronamespace = 'llm_batch'::pg_catalog.regnamespace)
-		SELECT DISTINCT kind, name, pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(a.grantee)) AS grantee
+		SELECT DISTINCT kind, name,
+			CASE WHEN a.grantee = 0 THEN a.privilege_type ELSE 'ALL' END AS privilege,
+			CASE WHEN a.grantee = 0 THEN 'PUBLIC' ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(a.grantee)) END AS grantee
 		FROM object CROSS JOIN LATERAL pg_catalog.aclexplode(acl) a
-		WHERE a.grantee <> 0 AND a.grantee <> owner
+		-- of tables, everybody may read: whatever else there is in this version goes
+		WHERE a.grantee <> owner AND (a.grantee <> 0 OR (kind = 'TABLE' AND a.privilege_type <> 'SELECT'))
 	LOOP
-		EXECUTE pg_catalog.format('REVOKE ALL ON %s %s FROM %s', stray.kind, stray.name, stray.grantee);
+		EXECUTE pg_catalog.format('REVOKE %s ON %s %s FROM %s', stray.privilege, stray.kind, stray.name, stray.grantee);
 	END LOOP;
 END $$;
 
 REVOKE CREATE ON SCHEMA llm_batch FROM PUBLIC;
-REVOKE INSERT, UPDATE, DELETE, TRUNCATE, REFERENCES, TRIGGER ON ALL TABLES IN SCHEMA llm_batch FROM PUBLIC;
 REVOKE ALL ON llm_batch.home, llm_batch.compared FROM PUBLIC;
 REVOKE ALL ON ALL SEQUENCES IN SCHEMA llm_batch FROM PUBLIC;
 GRANT EXECUTE ON ALL ROUTINES IN SCHEMA llm_batch TO PUBLIC;

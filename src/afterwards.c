@@ -357,7 +357,7 @@ give_up_at_exit(int code, Datum arg)
 	is_at_work = false;
 	llmb_turn_abort();
 	llmb_turn_begin("giving up on what follows a job");
-	give_up(&at_work, "57014", "it could not be cancelled, and ran for three times llm_batch.write_back_timeout");
+	give_up(&at_work, "57014", "it could not be cancelled, and ran for three times llm_batch.write_back_timeout, or it set transaction_timeout");
 	llmb_turn_commit();
 	llmb_turn_hand_over();
 }

@@ -20,6 +20,8 @@
 #include "llm_batch.h"
 
 #include "utils/acl.h"
+#include "utils/hsearch.h"
+#include "utils/memutils.h"
 #include "utils/timestamp.h"
 
 #include "atomic.h"
@@ -50,33 +52,50 @@ llmb_check_atomic_items(int count)
 
 /* ---- when it is tried again ---- */
 
-/* In memory alone: a new worker tries at once. */
+/* In memory alone, until the job ends: a new worker tries at once. */
 typedef struct Later
 {
-	int64		job;
+	int64		job;			/* the key */
 	int			tries;
 	int			timeouts;
 	TimestampTz at;
 } Later;
 
-static Later postponed[64];
+static HTAB *postponed = NULL;
 
-/* Of that job; a new one takes the place of the oldest. */
+/* Of that job; NULL: it was not tried yet. */
+static Later *
+find_later(int64 job)
+{
+	return postponed ? hash_search(postponed, &job, HASH_FIND, NULL) : NULL;
+}
+
 static Later *
 later_of(int64 job)
 {
-	Later	   *oldest = &postponed[0];
+	Later	   *later;
+	bool		found;
 
-	for (int i = 0; i < (int) lengthof(postponed); i++)
+	if (postponed == NULL)
 	{
-		if (postponed[i].job == job)
-			return &postponed[i];
-		if (postponed[i].at < oldest->at)
-			oldest = &postponed[i];
+		HASHCTL		ctl = {.keysize = sizeof(int64), .entrysize = sizeof(Later), .hcxt = TopMemoryContext};
+
+		postponed = hash_create("llm_batch postponed", 64, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
 	}
-	memset(oldest, 0, sizeof(*oldest));
-	oldest->job = job;
-	return oldest;
+	later = hash_search(postponed, &job, HASH_ENTER, &found);
+	if (!found)
+	{
+		later->tries = later->timeouts = 0;
+		later->at = 0;
+	}
+	return later;
+}
+
+static void
+forget_later(int64 job)
+{
+	if (postponed)
+		(void) hash_search(postponed, &job, HASH_REMOVE, NULL);
 }
 
 /* ---- giving up ---- */
@@ -96,6 +115,7 @@ give_up(const LlmbJob *job, const char *state, const char *why, int ordinal, Llm
 	llmb_store_tally(job->id, "errors", llmb_code_name(code == LLMB_OK ? LLMB_WRITE_BACK : code), ordinal > 0);
 	llmb_store_tally(job->id, "errors", llmb_code_name(LLMB_WRITE_BACK), held - (ordinal > 0));
 	llmb_store_end_job(job->id, state, why);
+	forget_later(job->id);
 }
 
 /* ---- all answers, a slice at a time ---- */
@@ -153,6 +173,7 @@ all_applied(const LlmbJob *job, const LlmbJobDef *def)
 	llmb_store_event(job->id, 0, "applied", def->target_count > 0 ? "all answers are written, in one transaction: %d" :
 					 "all answers are there: %d", count);
 	(void) llmb_store_finish_job(job->id);
+	forget_later(job->id);
 }
 
 static void
@@ -167,23 +188,22 @@ come_again(const LlmbJob *job, bool timed_out, const char *reason)
 	llmb_store_job_state(job->id, job->state, reason);
 }
 
+/* Keys are text of the owner's, and the reason of a job is seen by more: it names the item. */
 static void
 refused(const LlmbJob *job, const LlmbWrite *culprit)
 {
-	const char *key = culprit->key ? culprit->key : "?";
-
 	switch (culprit->written)
 	{
 		case LLMB_ROW_STALE:
-			give_up(job, "failed", psprintf("the text of the row with key %s has changed since its prompt was made: nothing was written", key),
+			give_up(job, "failed", psprintf("the text of the row of item %d has changed since its prompt was made: nothing was written", culprit->ordinal),
 					culprit->ordinal, LLMB_STALE, "the row's text has changed since the prompt was made");
 			break;
 		case LLMB_ROW_GONE:
-			give_up(job, "failed", psprintf("the row with key %s does not exist any more: nothing was written", key),
+			give_up(job, "failed", psprintf("the row of item %d does not exist any more: nothing was written", culprit->ordinal),
 					culprit->ordinal, LLMB_WRITE_BACK, "the source row does not exist any more");
 			break;
 		default:
-			give_up(job, "failed", psprintf("the row with key %s refused its answer, llm_batch.results has the reason: nothing was written", key),
+			give_up(job, "failed", psprintf("the row of item %d refused its answer, llm_batch.results has its key and the reason: nothing was written", culprit->ordinal),
 					culprit->ordinal, LLMB_WRITE_BACK, culprit->reason);
 	}
 }
@@ -229,11 +249,8 @@ apply(const LlmbJob *job)
 	if (culprit.reason && def->mask_pii)
 		culprit.reason = hide_in_reason(job->id, &culprit);
 	if (timed_out && later_of(job->id)->timeouts + 1 >= MAX_TIMEOUTS)
-	{
-		later_of(job->id)->timeouts = 0;
 		give_up(job, "failed", psprintf("writing took longer than llm_batch.write_back_timeout (%d ms for each %d rows), as often as it was tried: nothing was written",
 										llmb_write_back_timeout_ms, llmb_write_back_rows), 0, LLMB_OK, NULL);
-	}
 	else if (culprit.written == LLMB_WRITTEN)
 		all_applied(job, def);
 	else if (culprit.written == LLMB_ROW_LATER)
@@ -253,7 +270,9 @@ failures(const LlmbJob *job)
 bool
 llmb_atomic_step(LlmbJob *job)
 {
-	job->look_again_ms = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), later_of(job->id)->at);
+	const Later *later = find_later(job->id);
+
+	job->look_again_ms = later ? TimestampDifferenceMilliseconds(GetCurrentTimestamp(), later->at) : 0;
 	if (job->look_again_ms > 0 && strcmp(job->state, "cancelling") != 0)
 		return false;
 	llmb_turn_begin("applying an atomic job");

@@ -29,6 +29,7 @@
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
+#include "utils/hsearch.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
@@ -74,25 +75,27 @@ llmb_check_predecessor(int64 after)
 
 /* ---- when it is tried again ---- */
 
-/* In memory alone: a new worker tries at once. */
+/* In memory alone, until the job begins or ends: a new worker tries at once. */
 typedef struct Later
 {
-	int64		job;
+	int64		job;			/* the key */
 	int			tries;
 	TimestampTz at;
 } Later;
 
-static Later postponed[64];
+static HTAB *postponed = NULL;
 
 static Later *
 find_later(int64 job)
 {
-	for (int i = 0; i < (int) lengthof(postponed); i++)
-	{
-		if (postponed[i].job == job)
-			return &postponed[i];
-	}
-	return NULL;
+	return postponed ? hash_search(postponed, &job, HASH_FIND, NULL) : NULL;
+}
+
+static void
+forget_later(int64 job)
+{
+	if (postponed)
+		(void) hash_search(postponed, &job, HASH_REMOVE, NULL);
 }
 
 /* How long from now on; 0: now. */
@@ -107,19 +110,18 @@ later_ms(int64 job)
 static void
 come_again(int64 job)
 {
-	Later	   *later = find_later(job);
+	Later	   *later;
+	bool		found;
 
-	if (later == NULL)
+	if (postponed == NULL)
 	{
-		later = &postponed[0];
-		for (int i = 1; i < (int) lengthof(postponed); i++)
-		{
-			if (postponed[i].at < later->at)
-				later = &postponed[i];
-		}
-		later->job = job;
-		later->tries = 0;
+		HASHCTL		ctl = {.keysize = sizeof(int64), .entrysize = sizeof(Later), .hcxt = TopMemoryContext};
+
+		postponed = hash_create("llm_batch queries postponed", 64, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
 	}
+	later = hash_search(postponed, &job, HASH_ENTER, &found);
+	if (!found)
+		later->tries = 0;
 	later->at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
 											llmb_backoff_ms(++later->tries, LATER_BASE_MS, LATER_MAX_MS, 0.5));
 }
@@ -135,6 +137,8 @@ typedef struct Filling
 	LlmbItems  *items;
 	LlmbSpool  *refused;		/* a line for each row that cannot be sent: code, key, error */
 	int			refused_count;
+	bool		reads;			/* rows: what is said from now on may quote them */
+	char		why[300];		/* an atomic job has none of these rows, without their texts; "": nothing */
 } Filling;
 
 /* As a field of a line: ends of lines and fields, and what tells them, are written in two bytes. */
@@ -173,6 +177,19 @@ read_field(char **at)
 	return field;
 }
 
+/* For more than the owner's eyes: the row by its number, not by its key. */
+static void
+note_refusal(Filling *filling, const LlmbLine *line, const LlmbRefusal *refusal)
+{
+	char	   *named = psprintf(" for key %s", line->key);
+	const char *at = strstr(refusal->message, named);
+	int			before = at ? (int) (at - refusal->message) : (int) strlen(refusal->message);
+
+	snprintf(filling->why, sizeof(filling->why), "row %d of its query cannot be sent: %.*s%s", filling->fill.count + 1,
+			 before, refusal->message, at ? at + strlen(named) : "");
+	pfree(named);
+}
+
 static void
 keep_refused(LlmbFill *fill, const LlmbLine *line, const LlmbRefusal *refusal)
 {
@@ -182,9 +199,12 @@ keep_refused(LlmbFill *fill, const LlmbLine *line, const LlmbRefusal *refusal)
 
 	/* all or none: one that cannot be sent leaves none */
 	if (fill->ask->job.atomic)
+	{
+		note_refusal(filling, line, refusal);
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg_internal("%s", refusal->message)));
+				 errmsg_internal("%s", filling->why)));
+	}
 	if (fill->count + filling->refused_count >= LLMB_MAX_ITEMS)
 		ereport(ERROR,
 				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
@@ -273,6 +293,13 @@ source_now(const LlmbJobDef *def)
 				(errcode(ERRCODE_UNDEFINED_TABLE),
 				 errmsg("table %s does not exist any more",
 						quote_qualified_identifier(def->source_schema, def->source_table))));
+	/* policies and views of somebody who has taken the name would run as the owner of the job; a superuser may be that, too */
+	if (!llmb_owner_is_known(relid, def->source_owner, InvalidOid) &&
+		!llmb_owner_is_known(relid, GetUserNameFromId(GetUserId(), false), InvalidOid))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("table %s belongs to another role than when the job was submitted",
+						quote_qualified_identifier(def->source_schema, def->source_table))));
 	return llmb_source_resolve(relid, def->prompt, column_list(def->key_columns, def->key_count),
 							   column_list(def->target_columns, def->target_count));
 }
@@ -292,6 +319,7 @@ fill_items(void *arg)
 	llmb_fill_begin(&filling->fill, &filling->ask, source, llmb_items_sink, filling->items);
 	filling->fill.refuser = keep_refused;
 	filling->fill.refuser_arg = filling;
+	filling->reads = true;
 	if (def->query)
 		llmb_fill_from_query(&filling->fill, def->query);
 	else
@@ -303,17 +331,19 @@ fill_items(void *arg)
 /* ---- what becomes of it ---- */
 
 /*
- * PostgreSQL's words, where they name objects and never quote data: the
- * reason of a job is seen by more than its owner.
+ * PostgreSQL's words, where they name objects and never quote data, and ours:
+ * the reason of a job is seen by more than its owner.
  */
 static char *
-words_of(int sqlstate, const char *message)
+words_of(const Filling *filling, int sqlstate, const char *message)
 {
 	int			category = ERRCODE_TO_CATEGORY(sqlstate);
 
+	if (filling->why[0])
+		return pstrdup(filling->why);
 	if (message && (category == ERRCODE_SYNTAX_ERROR_OR_ACCESS_RULE_VIOLATION ||
 					category == ERRCODE_PROGRAM_LIMIT_EXCEEDED || sqlstate == ERRCODE_INVALID_SCHEMA_NAME ||
-					sqlstate == ERRCODE_NULL_VALUE_NOT_ALLOWED || sqlstate == ERRCODE_INVALID_PARAMETER_VALUE))
+					(sqlstate == ERRCODE_INVALID_PARAMETER_VALUE && !filling->reads)))
 		return psprintf("its query failed: %s", message);
 	return psprintf("its query failed (SQLSTATE %s): run it to see why", unpack_sql_state(sqlstate));
 }
@@ -348,6 +378,8 @@ decide(const Filling *filling, int sqlstate, const char *message, TimestampTz de
 {
 	const LlmbJob *job = filling->job;
 
+	if (!llmb_error_passes(sqlstate))
+		forget_later(job->id);
 	if (sqlstate == 0)
 		release(job, filling->fill.count + filling->refused_count, filling->refused_count);
 	else if (sqlstate == ERRCODE_QUERY_CANCELED && GetCurrentTimestamp() >= deadline)
@@ -355,7 +387,7 @@ decide(const Filling *filling, int sqlstate, const char *message, TimestampTz de
 	else if (llmb_error_passes(sqlstate))
 		postpone(job, sqlstate);
 	else
-		llmb_store_end_job(job->id, "failed", words_of(sqlstate, message));
+		llmb_store_end_job(job->id, "failed", words_of(filling, sqlstate, message));
 }
 
 /* ---- code that cannot be cancelled ---- */
@@ -375,7 +407,7 @@ give_up_at_exit(int code, Datum arg)
 	at_work = 0;
 	llmb_turn_abort();
 	llmb_turn_begin("giving up on a job's query");
-	llmb_store_end_job(job, "failed", "its query could not be cancelled when llm_batch.query_timeout was over");
+	llmb_store_end_job(job, "failed", "its query could not be cancelled when llm_batch.query_timeout was over, or it set transaction_timeout");
 	llmb_turn_commit();
 	llmb_turn_hand_over();
 }
@@ -419,26 +451,65 @@ run_query(const LlmbJob *job, LlmbServer *server, const LlmbJobDef *def)
 
 /*
  * While a query runs the worker serves nobody else: the next one of the same
- * owner rests four times as long as the last has taken.
+ * owner rests four times as long as the last has taken, and those of all
+ * others as long, so that queries have half of the worker's time at most.
  */
 #define REST_FACTOR	4
+/* Rests that are worth telling. */
+#define LONG_REST_MS	1000
+static const char *const RESTS = "its query waits for its turn";
 
-static NameData resting_owner;
-static TimestampTz rest_until = 0;
+typedef struct Rest
+{
+	NameData	owner;			/* the key */
+	TimestampTz until;
+} Rest;
+
+static HTAB *rests = NULL;
+static TimestampTz all_rest_until = 0;
 
 static void
 let_rest(const LlmbJob *job, TimestampTz begun)
 {
 	TimestampTz now = GetCurrentTimestamp();
+	long		taken = TimestampDifferenceMilliseconds(begun, now);
+	NameData	owner;
+	Rest	   *rest;
 
-	namestrcpy(&resting_owner, job->owner);
-	rest_until = TimestampTzPlusMilliseconds(now, REST_FACTOR * TimestampDifferenceMilliseconds(begun, now));
+	if (rests == NULL)
+	{
+		HASHCTL		ctl = {.keysize = sizeof(NameData), .entrysize = sizeof(Rest), .hcxt = TopMemoryContext};
+
+		rests = hash_create("llm_batch owners that rest", 16, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	}
+	namestrcpy(&owner, job->owner);
+	rest = hash_search(rests, &owner, HASH_ENTER, NULL);
+	rest->until = TimestampTzPlusMilliseconds(now, REST_FACTOR * taken);
+	all_rest_until = TimestampTzPlusMilliseconds(now, taken);
 }
 
 static long
 rest_ms(const LlmbJob *job)
 {
-	return strcmp(NameStr(resting_owner), job->owner) == 0 ? TimestampDifferenceMilliseconds(GetCurrentTimestamp(), rest_until) : 0;
+	TimestampTz now = GetCurrentTimestamp();
+	NameData	owner;
+	const Rest *rest;
+
+	namestrcpy(&owner, job->owner);
+	rest = rests ? hash_search(rests, &owner, HASH_FIND, NULL) : NULL;
+	return Max(TimestampDifferenceMilliseconds(now, all_rest_until), rest ? TimestampDifferenceMilliseconds(now, rest->until) : 0);
+}
+
+/* Once: it does not wait for the other job any more.  True: it was told. */
+static bool
+tell_rest(const LlmbJob *job)
+{
+	if (job->reason && !strstr(job->reason, "waits for job"))
+		return false;
+	llmb_turn_begin("telling that a query waits for its turn");
+	llmb_store_job_state(job->id, job->state, RESTS);
+	llmb_turn_commit();
+	return true;
 }
 
 /* The run is announced, then done: each in a turn. */
@@ -489,6 +560,7 @@ end_held(const LlmbJob *job, const char *code, const char *state, const char *re
 	llmb_turn_begin("ending a job that waited");
 	(void) llmb_store_drop_rest(job->id, code);
 	llmb_store_end_job(job->id, state, reason);
+	forget_later(job->id);
 	llmb_turn_commit();
 }
 
@@ -516,5 +588,7 @@ llmb_chain_step(LlmbJob *job)
 		return true;
 	}
 	job->look_again_ms = Max(later_ms(job->id), rest_ms(job));
+	if (job->look_again_ms >= LONG_REST_MS)
+		return tell_rest(job);
 	return job->look_again_ms == 0 && start(job);
 }

@@ -18,6 +18,7 @@
 #include "access/xact.h"
 #include "catalog/namespace.h"
 #include "catalog/partition.h"
+#include "catalog/pg_trigger.h"
 #include "commands/sequence.h"
 #include "commands/trigger.h"
 #include "fmgr.h"
@@ -32,6 +33,7 @@
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
+#include "utils/syscache.h"
 #include "utils/timestamp.h"
 #include "utils/tuplestore.h"
 
@@ -41,6 +43,7 @@
 #include "key.h"
 #include "shmem.h"
 #include "source.h"
+#include "sql.h"
 #include "task.h"
 #include "template.h"
 #include "watch.h"
@@ -131,6 +134,8 @@ typedef struct Watch
 	Bitmapset  *columns;		/* that matter: of key, prompt and filter */
 	bool		whole;			/* all of them */
 	bool		others_write;	/* columns that no statement names may change */
+	char		insert_kind;	/* of rows that are inserted */
+	SubTransactionId learnt_in; /* it may be rolled back with this one; Invalid: with none any more */
 	char	   *time_zone;
 } Watch;
 
@@ -141,6 +146,7 @@ typedef struct WatchEntry
 } WatchEntry;
 
 static HTAB *watches = NULL;
+static bool unsure = false;		/* some of them may be rolled back */
 
 static void
 relation_changed(Datum arg, Oid relid)
@@ -157,10 +163,74 @@ relation_changed(Datum arg, Oid relid)
 	}
 }
 
+/* A key's text may be made by a cast, that is by a function which may go or be another. */
+static void
+cast_changed(Datum arg, int cache, uint32 hash)
+{
+	(void) cache;
+	(void) hash;
+	relation_changed(arg, InvalidOid);
+}
+
 void
 llmb_triggers_forget(Oid relid)
 {
 	CacheInvalidateRelcacheByRelid(relid);
+}
+
+/* What was learnt in this subtransaction, or in one inside of it, has gone with it, perhaps. */
+static void
+forget_learnt_in(SubTransactionId from)
+{
+	HASH_SEQ_STATUS scan;
+	WatchEntry *entry;
+
+	if (!unsure)
+		return;
+	hash_seq_init(&scan, watches);
+	while ((entry = hash_seq_search(&scan)) != NULL)
+	{
+		if (entry->watch && entry->watch->learnt_in >= from)
+			entry->watch->valid = false;
+	}
+}
+
+/* What this transaction has learnt is committed now, or was forgotten. */
+static void
+be_sure(void)
+{
+	HASH_SEQ_STATUS scan;
+	WatchEntry *entry;
+
+	if (!unsure)
+		return;
+	hash_seq_init(&scan, watches);
+	while ((entry = hash_seq_search(&scan)) != NULL)
+	{
+		if (entry->watch)
+			entry->watch->learnt_in = InvalidSubTransactionId;
+	}
+	unsure = false;
+}
+
+/* A transaction that is prepared may be rolled back later, and nobody tells us. */
+static void
+transaction_ends(XactEvent event, void *arg)
+{
+	(void) arg;
+	if (event == XACT_EVENT_ABORT || event == XACT_EVENT_PREPARE)
+		forget_learnt_in(TopSubTransactionId);
+	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT || event == XACT_EVENT_PREPARE)
+		be_sure();
+}
+
+static void
+subtransaction_ends(SubXactEvent event, SubTransactionId own, SubTransactionId parent, void *arg)
+{
+	(void) parent;
+	(void) arg;
+	if (event == SUBXACT_EVENT_ABORT_SUB)
+		forget_learnt_in(own);
 }
 
 static void
@@ -172,6 +242,10 @@ open_watches(void)
 		return;
 	watches = hash_create("llm_batch triggers", 16, &control, HASH_ELEM | HASH_BLOBS);
 	CacheRegisterRelcacheCallback(relation_changed, (Datum) 0);
+	CacheRegisterSyscacheCallback(CASTSOURCETARGET, cast_changed, (Datum) 0);
+	CacheRegisterSyscacheCallback(PROCOID, cast_changed, (Datum) 0);
+	RegisterXactCallback(transaction_ends, NULL);
+	RegisterSubXactCallback(subtransaction_ends, NULL);
 }
 
 static bool
@@ -183,8 +257,11 @@ made_by_attach(const Trigger *trigger)
 static bool
 is_named_itself(Oid relid, const LlmbAttachment *attachment)
 {
-	return strcmp(get_rel_name(relid), attachment->source_table) == 0 &&
-		strcmp(get_namespace_name(get_rel_namespace(relid)), attachment->source_schema) == 0;
+	/* of what a partition was just taken from, the name may be gone */
+	const char *table = get_rel_name(relid);
+	const char *schema = get_namespace_name(get_rel_namespace(relid));
+
+	return table && schema && strcmp(table, attachment->source_table) == 0 && strcmp(schema, attachment->source_schema) == 0;
 }
 
 /*
@@ -216,19 +293,19 @@ is_attached(Relation rel, const LlmbTask *task, const LlmbAttachment *attachment
 }
 
 /* Triggers that attach() made name their attachment, whatever became of the table's name. */
-static int64
+static LlmbAttachment *
 attachment_of_trigger(const LlmbTask *task, Relation rel, const Trigger *trigger)
 {
 	LlmbAttachment *attachment;
 
 	if (!made_by_attach(trigger))
-		return 0;
+		return NULL;
 	attachment = llmb_store_attachment(strtoll(trigger->tgname + strlen(LLMB_TRIGGER_PREFIX), NULL, 10));
-	return attachment && attachment->task == task->id && is_attached(rel, task, attachment) ? attachment->id : 0;
+	return attachment && attachment->task == task->id && is_attached(rel, task, attachment) ? attachment : NULL;
 }
 
-/* The attachment of the relation, or of a table that it is a partition of; 0: none. */
-static int64
+/* The attachment of the relation, or of a table that it is a partition of; NULL: none. */
+static LlmbAttachment *
 find_attachment(int64 task, Relation rel)
 {
 	List	   *relids = rel->rd_rel->relispartition ? get_partition_ancestors(RelationGetRelid(rel)) : NIL;
@@ -236,20 +313,21 @@ find_attachment(int64 task, Relation rel)
 
 	foreach(lc, lcons_oid(RelationGetRelid(rel), relids))
 	{
-		int64		found = llmb_store_find_attachment(task, get_namespace_name(get_rel_namespace(lfirst_oid(lc))),
-													   get_rel_name(lfirst_oid(lc)));
+		int64		id = llmb_store_find_attachment(task, get_namespace_name(get_rel_namespace(lfirst_oid(lc))),
+													get_rel_name(lfirst_oid(lc)));
+		LlmbAttachment *found = id != 0 ? llmb_store_attachment(id) : NULL;
 
-		if (found != 0 && llmb_owner_is_known(lfirst_oid(lc), llmb_store_attachment(found)->source_owner, InvalidOid))
+		if (found && llmb_owner_is_known(lfirst_oid(lc), found->source_owner, InvalidOid))
 			return found;
 	}
-	return 0;
+	return NULL;
 }
 
 static bool
 rows_change_unasked(Relation rel)
 {
-	/* triggers of partitions are not looked at one by one */
-	return rel->rd_rel->relkind == RELKIND_PARTITIONED_TABLE ||
+	/* triggers of partitions and children are not looked at one by one */
+	return rel->rd_rel->relkind == RELKIND_PARTITIONED_TABLE || rel->rd_rel->relhassubclass ||
 		(rel->trigdesc && (rel->trigdesc->trig_update_before_row || rel->trigdesc->trig_update_instead_row));
 }
 
@@ -277,8 +355,36 @@ watch_columns(Watch *watch, Relation rel, const LlmbTask *task, const LlmbAttach
 	watch->columns = bms_add_members(keys, llmb_column_numbers(rel, template->columns, template->column_count, &missing));
 	if (task->filter)
 		watch->columns = bms_add_members(watch->columns, llmb_condition_columns(rel, task->filter, &watch->whole));
+	watch->columns = llmb_with_virtual_read(rel, watch->columns, &watch->whole);
 	/* the worker tells what is wrong with a prompt whose columns are gone */
 	watch->whole |= missing != NULL;
+}
+
+/* Does this trigger tell the task of any row that is inserted? */
+static bool
+tells_of_inserts(const Trigger *trigger, Oid function, const char *task)
+{
+	return trigger->tgfoid == function && TRIGGER_FOR_INSERT(trigger->tgtype) && trigger->tgqual == NULL &&
+		trigger->tgenabled != TRIGGER_DISABLED && trigger->tgenabled != TRIGGER_FIRES_ON_REPLICA &&
+		trigger->tgnargs == 1 && strcmp(trigger->tgargs[0], task) == 0;
+}
+
+/*
+ * Where several triggers tell the task of a row that is inserted, to the
+ * first it is a new one, and to the others one that may have changed: else
+ * it would be asked about as often as the worker hears of it.
+ */
+static char
+insert_kind(Relation rel, const Trigger *trigger)
+{
+	for (int i = 0; rel->trigdesc && i < rel->trigdesc->numtriggers; i++)
+	{
+		const Trigger *other = &rel->trigdesc->triggers[i];
+
+		if (tells_of_inserts(other, trigger->tgfoid, trigger->tgargs[0]))
+			return other->tgoid == trigger->tgoid ? LLMB_ROW_NEW : LLMB_ROW_CHANGED;
+	}
+	return LLMB_ROW_NEW;
 }
 
 static void
@@ -286,7 +392,7 @@ learn(Watch *watch, Relation rel, const Trigger *trigger)
 {
 	MemoryContext old;
 	LlmbTask   *task = llmb_store_task(trigger->tgargs[0], 0);
-	int64		attachment;
+	LlmbAttachment *attachment;
 
 	/* the task went while the table had another name, or was a part of another */
 	if (task == NULL && made_by_attach(trigger))
@@ -301,18 +407,25 @@ learn(Watch *watch, Relation rel, const Trigger *trigger)
 				 errdetail("Trigger \"%s\" on \"%s\" feeds it.", trigger->tgname, RelationGetRelationName(rel)),
 				 errhint("Create the task, or drop the trigger.")));
 	attachment = attachment_of_trigger(task, rel, trigger);
-	if (attachment == 0)
+	if (attachment == NULL)
 		attachment = find_attachment(task->id, rel);
-	watch->ignored = attachment == 0 && made_by_attach(trigger);
-	if (attachment == 0 && !watch->ignored)
+	watch->ignored = attachment == NULL && made_by_attach(trigger);
+	if (watch->ignored)
+		return;
+	/* once read it is believed: what another session does to it meanwhile reaches us with the next statement */
+	if (attachment == NULL)
+	{
+		llmb_sql_latest = false;
 		attachment = llmb_task_attach_by_trigger(task, rel);
-	watch->attachment = attachment;
-	watch->is_part = !watch->ignored && !is_named_itself(RelationGetRelid(rel), llmb_store_attachment(attachment));
+		llmb_sql_latest = true;
+	}
+	watch->attachment = attachment->id;
+	watch->is_part = !is_named_itself(RelationGetRelid(rel), attachment);
 	old = MemoryContextSwitchTo(watch->context);
 	watch->time_zone = pstrdup(task->time_zone);
-	if (!watch->ignored)
-		watch_columns(watch, rel, task, llmb_store_attachment(attachment));
+	watch_columns(watch, rel, task, attachment);
 	watch->others_write = rows_change_unasked(rel);
+	watch->insert_kind = insert_kind(rel, trigger);
 	MemoryContextSwitchTo(old);
 }
 
@@ -326,6 +439,8 @@ new_watch(Relation rel)
 	watch->relid = RelationGetRelid(rel);
 	/* what is told to be changed while it is being read is read again next time */
 	watch->valid = true;
+	watch->learnt_in = GetCurrentSubTransactionId();
+	unsure = true;
 	return watch;
 }
 
@@ -349,10 +464,14 @@ watch_of(Relation rel, const Trigger *trigger)
 	entry->watch = watch;
 	PG_TRY();
 	{
+		/* what is learned outlives a transaction whose snapshot is older than the trigger, or than the task's prompt */
+		llmb_sql_latest = true;
 		learn(watch, rel, trigger);
+		llmb_sql_latest = false;
 	}
 	PG_CATCH();
 	{
+		llmb_sql_latest = false;
 		watch->valid = false;
 		PG_RE_THROW();
 	}
@@ -567,7 +686,7 @@ row_trigger(Rows *rows, const TriggerData *data)
 	if (TRIGGER_FIRED_BY_UPDATE(data->tg_event))
 		put_update(rows, data->tg_trigslot, data->tg_newslot);
 	else
-		put_row(rows, TRIGGER_FIRED_BY_DELETE(data->tg_event) ? LLMB_ROW_DELETED : LLMB_ROW_CHANGED, data->tg_trigslot);
+		put_row(rows, TRIGGER_FIRED_BY_DELETE(data->tg_event) ? LLMB_ROW_DELETED : rows->watch->insert_kind, data->tg_trigslot);
 }
 
 static void
@@ -578,7 +697,7 @@ statement_trigger(Rows *rows, const TriggerData *data)
 	if (TRIGGER_FIRED_BY_INSERT(data->tg_event))
 	{
 		require_table(data, data->tg_newtable, "REFERENCING NEW TABLE AS new");
-		put_table(rows, rel, LLMB_ROW_CHANGED, data->tg_newtable);
+		put_table(rows, rel, rows->watch->insert_kind, data->tg_newtable);
 	}
 	else if (TRIGGER_FIRED_BY_UPDATE(data->tg_event))
 	{

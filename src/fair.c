@@ -8,6 +8,7 @@
 #include "llm_batch.h"
 
 #include "utils/hsearch.h"
+#include "utils/memutils.h"
 
 #include "fair.h"
 
@@ -44,11 +45,48 @@ typedef struct Served
 static HTAB *served = NULL;
 static int64 serving = 0;
 
+/*
+ * Who shares places.  Jobs that had no batch yet and the others take turns
+ * there: one that has just come does not wait for all those that go on, and
+ * these do not wait for ever while new ones keep coming.
+ */
+typedef struct Sharing
+{
+	char	   *server;
+	char	   *owner;
+	bool		newcomer_last;	/* the last batch went to a job that had none before */
+} Sharing;
+
+static List *sharings = NIL;
+
+static Sharing *
+sharing_of(const LlmbJob *job)
+{
+	MemoryContext before;
+	Sharing    *sharing;
+	ListCell   *lc;
+
+	foreach(lc, sharings)
+	{
+		sharing = lfirst(lc);
+		if (strcmp(sharing->server, job->server) == 0 && strcmp(sharing->owner, job->owner) == 0)
+			return sharing;
+	}
+	before = MemoryContextSwitchTo(TopMemoryContext);
+	sharing = palloc0(sizeof(Sharing));
+	sharing->server = pstrdup(job->server);
+	sharing->owner = pstrdup(job->owner);
+	sharings = lappend(sharings, sharing);
+	MemoryContextSwitchTo(before);
+	return sharing;
+}
+
 void
-llmb_fair_served(int64 job)
+llmb_fair_served(const LlmbJob *job, bool realtime)
 {
 	HASHCTL		control = {.keysize = sizeof(int64), .entrysize = sizeof(Served)};
 	Served	   *entry;
+	bool		found;
 
 	if (served && hash_get_num_entries(served) >= MAX_SERVED)
 	{
@@ -57,8 +95,10 @@ llmb_fair_served(int64 job)
 	}
 	if (served == NULL)
 		served = hash_create("llm_batch served jobs", 64, &control, HASH_ELEM | HASH_BLOBS);
-	entry = hash_search(served, &job, HASH_ENTER, NULL);
+	entry = hash_search(served, &job->id, HASH_ENTER, &found);
 	entry->at = ++serving;
+	if (!realtime)
+		sharing_of(job)->newcomer_last = !found;
 }
 
 static int64
@@ -117,7 +157,13 @@ llmb_fair_order(List *jobs)
 	ListCell   *lc;
 
 	foreach(lc, jobs)
-		((LlmbJob *) lfirst(lc))->served = served_at(((LlmbJob *) lfirst(lc))->id);
+	{
+		LlmbJob    *job = lfirst(lc);
+
+		job->served = served_at(job->id);
+		if (job->served == 0 && sharing_of(job)->newcomer_last)
+			job->served = PG_INT64_MAX;
+	}
 	list_sort(jobs, by_need);
 	give_turns(jobs);
 	list_sort(jobs, by_turn);

@@ -346,6 +346,7 @@ llmb_fill_from_source(LlmbFill *fill, const char *filter, int64 limit)
 	Portal		portal;
 
 	llmb_pin_rendering(NULL);
+	llmb_pin_strings();
 	portal = open_query(llmb_source_query(source, filter, limit));
 	read_rows(fill, portal, read_source_row, renderer);
 	close_query(portal);
@@ -362,6 +363,7 @@ llmb_fill_keys(const LlmbSource *source, const char *filter, const char *time_zo
 
 	keys.template = &none;
 	llmb_pin_rendering(time_zone);
+	llmb_pin_strings();
 	portal = open_query(llmb_source_query(&keys, filter, -1));
 	for (;;)
 	{
@@ -475,6 +477,8 @@ probe(const char *sql, bool of_user)
 	int			columns[5];
 
 	llmb_pin_rendering(NULL);
+	if (!of_user)
+		llmb_pin_strings();
 	(void) set_config_option("search_path", "pg_catalog, pg_temp", PGC_USERSET, PGC_S_SESSION,
 							 GUC_ACTION_SAVE, true, 0, false);
 	error_context_stack = &callback;

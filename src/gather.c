@@ -56,17 +56,30 @@
 #define LOOK_MS			2000
 /* After a look, the next is so much later at least, however many commits there are. */
 #define LOOK_EVERY_MS	200
+/* Of a table that was emptied some items are forgotten so often. */
+#define EMPTY_EVERY_MS	50
 /* Rows that could not be gathered are tried again after so long, then twice as long, ... */
 #define AGAIN_MS		1000
 #define AGAIN_MAX_MS	60000
+/* A look that fails after less was no burden to others. */
+#define SLOW_MS			100
 
 static bool look_pending = true;
 static bool clean_pending = true;
 static bool waiting = false;
 static TimestampTz next_look = 0;	/* when something falls due */
 static TimestampTz last_look = 0;
+static bool more_due = false;	/* another inbox than the one whose turn it was */
 /* Sessions rely on a look at that time, and do not call us before. */
 static TimestampTz promised = 0;
+
+/* A table that was emptied: how far its items are forgotten. */
+static struct
+{
+	int64		attachment;
+	int64		change;			/* that says so, by its id */
+	char	   *from;			/* key to go on from, in TopMemoryContext; NULL: all are */
+}			emptied = {0};
 
 /* ---- ids that are gone for good ---- */
 
@@ -118,9 +131,11 @@ llmb_gather_next(void)
 {
 	TimestampTz next = next_look;
 
+	if (look_pending && more_due)
+		return last_look;
 	if (look_pending)
 	{
-		TimestampTz asked = TimestampTzPlusMilliseconds(last_look, LOOK_EVERY_MS);
+		TimestampTz asked = TimestampTzPlusMilliseconds(last_look, emptied.from ? EMPTY_EVERY_MS : LOOK_EVERY_MS);
 
 		next = next == 0 ? asked : Min(asked, next);
 	}
@@ -138,7 +153,8 @@ typedef struct Note
 	int			failures;		/* in a row */
 	TimestampTz not_before;
 	int			rows;			/* that are taken at once: fewer, where looking at them takes long */
-	TimestampTz served_at;
+	TimestampTz served_at;		/* when its rows were last looked at, in vain or not */
+	TimestampTz rest_until;		/* nothing else of its owner before */
 } Note;
 
 static HTAB *notes = NULL;
@@ -157,19 +173,32 @@ note_of(int64 attachment)
 	if (!found)
 	{
 		note->failures = 0;
-		note->not_before = note->served_at = 0;
+		note->not_before = note->served_at = note->rest_until = 0;
 		note->rows = PG_INT32_MAX;
 	}
 	return note;
 }
 
+/* Who takes long rests as long: half of the worker's time, at least, is for others. */
 static void
-note_failure(int64 attachment, TimestampTz now)
+note_rest(Note *note, TimestampTz began, long least_ms)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	long		took = TimestampDifferenceMilliseconds(began, now);
+
+	if (took >= least_ms)
+		note->rest_until = TimestampTzPlusMilliseconds(now, Min(took, AGAIN_MAX_MS));
+}
+
+/* began: when the look began that has failed. */
+static void
+note_failure(int64 attachment, TimestampTz began)
 {
 	Note	   *note = note_of(attachment);
 
+	note_rest(note, began, SLOW_MS);
 	note->failures = Min(note->failures + 1, 10);
-	note->not_before = TimestampTzPlusMilliseconds(now, Min(AGAIN_MS << (note->failures - 1), AGAIN_MAX_MS));
+	note->not_before = TimestampTzPlusMilliseconds(began, Min(AGAIN_MS << (note->failures - 1), AGAIN_MAX_MS));
 }
 
 void
@@ -182,6 +211,8 @@ llmb_gather_failed(TimestampTz now)
 	look_pending = at_work != 0;
 	at_work = 0;
 	last_look = now;
+	/* what was forgotten may be there again */
+	emptied.attachment = 0;
 }
 
 /* ---- one gathering ---- */
@@ -191,6 +222,7 @@ typedef struct Key
 {
 	const char *text;			/* the hash key */
 	bool		again;			/* answered or not */
+	bool		fresh;			/* inserted: it has no answer but what is in it */
 	bool		seen;			/* in the list already */
 } Key;
 
@@ -203,6 +235,7 @@ typedef struct Gathering
 	LlmbFill	fill;
 	LlmbLook	look;
 	LlmbItems  *items;
+	bool		lost;			/* rows have changed whose key nobody could tell */
 	int64		job;			/* 0: nothing is to be asked so far */
 	int			good;			/* items that are to be sent */
 	List	   *bad;			/* of Refused: they get the ordinals behind them */
@@ -358,7 +391,7 @@ new_key_table(int count)
 }
 
 /* Each key once, in the order in which it first came. */
-static void
+static Key *
 add_key(HTAB *table, const char *text, bool again, Key **keys, int *count)
 {
 	bool		found;
@@ -367,18 +400,56 @@ add_key(HTAB *table, const char *text, bool again, Key **keys, int *count)
 	if (!found)
 	{
 		key->text = text;
-		key->again = false;
+		key->again = key->fresh = false;
 		keys[(*count)++] = key;
 	}
 	key->again |= again;
+	return key;
+}
+
+/*
+ * Forgets some items of a table that was emptied.  True: there are none left,
+ * and what came after that may be looked at.  After a restart of this process
+ * it begins anew.
+ */
+static bool
+forget_emptied(int64 attachment, int64 change)
+{
+	char	   *from;
+
+	if (change == 0)
+		return true;
+	if (emptied.attachment != attachment || emptied.change != change || emptied.from == NULL)
+	{
+		emptied.attachment = attachment;
+		emptied.change = change;
+		if (emptied.from)
+			pfree(emptied.from);
+		emptied.from = MemoryContextStrdup(TopMemoryContext, "");
+	}
+	from = llmb_store_empty_task_items(attachment, emptied.from);
+	pfree(emptied.from);
+	emptied.from = from ? MemoryContextStrdup(TopMemoryContext, from) : NULL;
+	return from == NULL;
+}
+
+/* For a change that came to light only now, with an id below others': rare, and all at once. */
+static void
+forget_all(int64 attachment)
+{
+	char	   *from = "";
+
+	while ((from = llmb_store_empty_task_items(attachment, from)) != NULL)
+		CHECK_FOR_INTERRUPTS();
 }
 
 /*
  * What is to be looked at after these changes.  A table that was emptied in
- * between has only what came later.
+ * between has only what came later; its items are forgotten already if that
+ * is the change "known".
  */
 static Key **
-keys_of(Gathering *g, LlmbChange *changes, int change_count, int *count)
+keys_of(Gathering *g, LlmbChange *changes, int change_count, int64 known, int *count)
 {
 	int			first = 0;
 	int			unsent_count = 0;
@@ -391,13 +462,14 @@ keys_of(Gathering *g, LlmbChange *changes, int change_count, int *count)
 	{
 		if (changes[i].kind == LLMB_TABLE_EMPTIED)
 		{
-			llmb_store_empty_task_items(g->attachment->id);
+			if (changes[i].id > known)
+				forget_all(g->attachment->id);
 			first = i + 1;
 		}
 		else if (changes[i].kind == LLMB_PART_EMPTIED && unsent == NULL)
 			unsent = llmb_store_unsent_keys(g->attachment->id, &unsent_count);
 		else if (changes[i].kind == LLMB_ROWS_LOST)
-			llmb_store_gathering_reason(g->attachment->id, "the key column was not there when rows changed: run() looks for what was missed");
+			g->lost = true;
 	}
 	keys = palloc(sizeof(Key *) * Max(change_count + unsent_count, 1));
 	*count = 0;
@@ -408,10 +480,11 @@ keys_of(Gathering *g, LlmbChange *changes, int change_count, int *count)
 		part_emptied |= kind == LLMB_PART_EMPTIED;
 		/* a row that was deleted is another when it is back, whatever was asked about the old one */
 		if (changes[i].key)
-			add_key(table, changes[i].key, part_emptied || kind == LLMB_ROW_AGAIN || kind == LLMB_ROW_DELETED, keys, count);
+			add_key(table, changes[i].key, part_emptied || kind == LLMB_ROW_AGAIN || kind == LLMB_ROW_DELETED, keys, count)->fresh |=
+				kind == LLMB_ROW_NEW;
 	}
 	for (int i = 0; i < unsent_count; i++)
-		add_key(table, unsent[i], false, keys, count);
+		(void) add_key(table, unsent[i], false, keys, count);
 	return keys;
 }
 
@@ -488,6 +561,32 @@ is_asked(const Gathering *g, const LlmbTaskItem *item, const LlmbReading *readin
 		item->hash == llmb_text_hash(reading->prompt, strlen(reading->prompt));
 }
 
+/*
+ * Texts that differ may be one key (1 and 1.0, or 'a' and 'A' by a collation):
+ * such a row is asked about once, by the text that it has now.
+ */
+static void
+leave_out_twins(LlmbReading *readings, int count)
+{
+	HTAB	   *rows = new_key_table(count);
+
+	for (int i = 0; i < count; i++)
+	{
+		if (readings[i].row && strcmp(readings[i].row, readings[i].key) == 0)
+			(void) hash_search(rows, &readings[i].row, HASH_ENTER, NULL);
+	}
+	for (int i = count; i-- > 0;)
+	{
+		bool		found = false;
+
+		if (readings[i].row && strcmp(readings[i].row, readings[i].key) != 0)
+			(void) hash_search(rows, &readings[i].row, HASH_ENTER, &found);
+		if (found)
+			readings[i].found = LLMB_FOUND_NOTHING;
+	}
+	hash_destroy(rows);
+}
+
 static void
 look_at(Gathering *g, Key **keys, int count, LlmbReading *readings)
 {
@@ -524,7 +623,8 @@ look_at(Gathering *g, Key **keys, int count, LlmbReading *readings)
 				elog(ERROR, "a row was not read");
 				continue;
 			case LLMB_FOUND_PROMPT:
-				if (!keys[i]->again && is_asked(g, &items[i], reading))
+				/* no trigger tells of a row that goes with its partition: the one of its key that is back has no answer */
+				if (!keys[i]->again && !(keys[i]->fresh && reading->vacant) && is_asked(g, &items[i], reading))
 					continue;
 				ask_row(g, reading);
 				break;
@@ -562,7 +662,8 @@ put_back(const Gathering *g, Key **keys, int count)
 	LlmbInboxWriter *inbox = llmb_inbox_begin(g->attachment->id);
 
 	for (int i = 0; i < count; i++)
-		llmb_inbox_put(inbox, keys[i]->again ? LLMB_ROW_AGAIN : LLMB_ROW_CHANGED, keys[i]->text);
+		llmb_inbox_put(inbox, keys[i]->again ? LLMB_ROW_AGAIN : keys[i]->fresh ? LLMB_ROW_NEW : LLMB_ROW_CHANGED,
+					   keys[i]->text);
 	(void) llmb_inbox_end(inbox);
 }
 
@@ -590,6 +691,7 @@ look_at_all(Gathering *g, Key **keys, int count, char **obstacle)
 		if (!looked)
 			return false;
 		n = readings_done(readings, n);
+		leave_out_twins(readings, n);
 		look_at(g, keys + from, n, readings);
 		from += n;
 		MemoryContextReset(part);
@@ -699,15 +801,19 @@ gather(const LlmbInbox *inbox, bool *new_job, char **obstacle)
 	int			change_count;
 	int			count;
 	int			limit;
+	int64		emptied_by;
 
 	if (!begin_gathering(&g, inbox, obstacle))
 		return false;
 	limit = Min(g.task->max_items, note_of(inbox->attachment)->rows);
 	g.look.last_try = limit == 1;
+	emptied_by = llmb_store_emptied(inbox->attachment, proven, limit);
+	if (!forget_emptied(inbox->attachment, emptied_by))
+		return true;			/* what came after that waits for the next turn */
+	changes = llmb_store_take_changes(inbox->attachment, proven, limit, &change_count);
+	keys = keys_of(&g, changes, change_count, emptied_by, &count);
 	g.look.deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), g.look.last_try ? llmb_write_back_timeout_ms :
 												  Min(llmb_write_back_timeout_ms, LOOK_MS));
-	changes = llmb_store_take_changes(inbox->attachment, proven, limit, &change_count);
-	keys = keys_of(&g, changes, change_count, &count);
 	if (!look_guarded(&g, keys, count, obstacle))
 	{
 		/* it took too long, perhaps: fewer at a time, until one alone shows that it is the row */
@@ -717,6 +823,8 @@ gather(const LlmbInbox *inbox, bool *new_job, char **obstacle)
 	}
 	close_job(&g);
 	llmb_store_gathered(inbox->attachment, change_count, g.job != 0);
+	if (g.lost)
+		llmb_store_gathering_reason(inbox->attachment, "the key column was not there when rows changed: run() looks for what was missed");
 	*new_job = g.job != 0;
 	return true;
 }
@@ -731,19 +839,27 @@ note_obstacle(const LlmbInbox *inbox, const char *obstacle)
 	llmb_turn_commit();
 }
 
-/* Whose rows were gathered longest ago, by owner: no priority of one owner's keeps another waiting. */
+/*
+ * When rows of an owner were last looked at, so that no priority of one's
+ * keeps another waiting; and until when the owner rests.
+ */
 static TimestampTz
-owner_served_at(List *inboxes, const char *owner)
+owner_served_at(List *inboxes, const char *owner, TimestampTz *rest_until)
 {
 	TimestampTz at = 0;
 	ListCell   *lc;
 
+	*rest_until = 0;
 	foreach(lc, inboxes)
 	{
 		LlmbInbox  *inbox = lfirst(lc);
+		Note	   *note;
 
-		if (strcmp(inbox->owner, owner) == 0)
-			at = Max(at, note_of(inbox->attachment)->served_at);
+		if (strcmp(inbox->owner, owner) != 0)
+			continue;
+		note = note_of(inbox->attachment);
+		at = Max(at, note->served_at);
+		*rest_until = Max(*rest_until, note->rest_until);
 	}
 	return at;
 }
@@ -757,23 +873,29 @@ due_inbox(List *inboxes, TimestampTz now)
 	ListCell   *lc;
 
 	next_look = 0;
-	waiting = false;
+	waiting = more_due = false;
 	foreach(lc, inboxes)
 	{
 		LlmbInbox  *inbox = lfirst(lc);
 		TimestampTz due;
-		TimestampTz served;
+		TimestampTz served = 0;
+		TimestampTz rest_until;
 
 		if (inbox->held)
 			continue;
 		waiting = true;
 		due = Max(inbox->full ? 0 : inbox->due, note_of(inbox->attachment)->not_before);
+		if (due <= now)
+		{
+			served = owner_served_at(inboxes, inbox->owner, &rest_until);
+			due = rest_until;
+		}
 		if (due > now)
 		{
 			next_look = next_look == 0 ? due : Min(next_look, due);
 			continue;
 		}
-		served = owner_served_at(inboxes, inbox->owner);
+		more_due = best != NULL;
 		if (best == NULL || served < best_served ||
 			(served == best_served && inbox->priority == best->priority &&
 			 note_of(inbox->attachment)->served_at < note_of(best->attachment)->served_at))
@@ -829,7 +951,10 @@ llmb_gather_step(TimestampTz now, bool may_clean)
 
 	if (inbox == NULL)
 		return false;
+	/* what looking took is nobody's in particular */
+	now = GetCurrentTimestamp();
 	at_work = inbox->attachment;
+	note_of(at_work)->served_at = now;
 	llmb_turn_begin("gathering changed rows");
 	if (gather(inbox, &new_job, &obstacle))
 	{
@@ -838,7 +963,9 @@ llmb_gather_step(TimestampTz now, bool may_clean)
 		llmb_turn_commit();
 		at_work = 0;
 		note->failures = 0;
-		note->served_at = now;
+		/* a row whose filter takes all the time that there is */
+		if (note->rows == 1)
+			note_rest(note, now, LOOK_MS);
 		if (note->rows <= PG_INT32_MAX / 2 && TimestampDifferenceMilliseconds(now, GetCurrentTimestamp()) < LOOK_MS / 4)
 			note->rows *= 2;
 		look_pending = true;

@@ -441,6 +441,7 @@ look_after_jobs(void *arg)
 {
 	bool	   *did = arg;
 	TimestampTz now = GetCurrentTimestamp();
+	TimestampTz begun;
 	List	   *jobs;
 	ListCell   *lc;
 
@@ -452,6 +453,7 @@ look_after_jobs(void *arg)
 	next_look = 0;
 	llmb_fleet_count_jobs(jobs);
 	llmb_fair_order(jobs);
+	begun = GetCurrentTimestamp();
 	foreach(lc, jobs)
 	{
 		Look		look = {lfirst(lc), now, false};
@@ -462,7 +464,7 @@ look_after_jobs(void *arg)
 		look_at_by(look.job->look_again_ms > 0 ? TimestampTzPlusMilliseconds(now, look.job->look_again_ms) : 0);
 		*did |= look.did;
 		/* the jobs behind it are looked at with a new list; with a short one at once */
-		if (*did && TimestampDifferenceMilliseconds(now, GetCurrentTimestamp()) >= PASS_MS)
+		if (*did && TimestampDifferenceMilliseconds(begun, GetCurrentTimestamp()) >= PASS_MS)
 			break;
 	}
 	dirty = *did;

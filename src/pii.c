@@ -336,19 +336,57 @@ compare_spans(const void *a, const void *b)
 	return x->end > y->end ? -1 : x->end < y->end;
 }
 
+/*
+ * Bytes of the character at i if it is part of a word, else 0.  Beyond ASCII:
+ * letters of scripts that set blanks between words, U+00C0 to U+0DFF (as in
+ * pii_scan.c) and those of Vietnamese and old Greek, U+1E00 to U+1FFF.
+ */
+static int
+word_bytes(const char *text, int i, int len)
+{
+	unsigned char c = text[i];
+	unsigned char second = i + 1 < len ? text[i + 1] : 0;
+
+	if (is_name(text[i]))
+		return 1;
+	if ((second & 0xC0) != 0x80)
+		return 0;
+	if (c >= 0xC3 && c <= 0xDF)
+		/* but the signs of multiplication and division */
+		return c == 0xC3 && (second == 0x97 || second == 0xB7) ? 0 : 2;
+	if ((c == 0xE0 && second >= 0xA0 && second <= 0xB7) || (c == 0xE1 && second >= 0xB8))
+		return i + 2 < len && (text[i + 2] & 0xC0) == 0x80 ? 3 : 0;
+	return 0;
+}
+
+/* The same of the character that ends before i. */
+static int
+word_bytes_before(const char *text, int i, int from)
+{
+	int			begin = i - 1;
+
+	while (begin > from && i - begin < 3 && (text[begin] & 0xC0) == 0x80)
+		begin--;
+	return begin >= from && word_bytes(text, begin, i) == i - begin ? i - begin : 0;
+}
+
 static int
 word_begin(const char *text, int i, int from)
 {
-	while (i > from && is_name(text[i - 1]))
-		i--;
+	int			bytes;
+
+	while ((bytes = word_bytes_before(text, i, from)) > 0)
+		i -= bytes;
 	return i;
 }
 
 static int
 word_end(const char *text, int i, int len)
 {
-	while (i < len && is_name(text[i]))
-		i++;
+	int			bytes;
+
+	while (i < len && (bytes = word_bytes(text, i, len)) > 0)
+		i += bytes;
 	return i;
 }
 
@@ -369,12 +407,17 @@ merge_spans(const char *text, int len, LlmbPiiSpans *spans)
 		LlmbPiiSpan *last = count > 0 ? &spans->span[count - 1] : NULL;
 		int			from = last ? last->end : 0;
 
+		/* a finder may count bytes, but a half of a character is no text */
+		while (span.begin > from && span.begin < len && ((unsigned char) text[span.begin] & 0xC0) == 0x80)
+			span.begin--;
+		while (span.end < len && ((unsigned char) text[span.end] & 0xC0) == 0x80)
+			span.end++;
 		if (span.in_word && span.begin > from)
 			span.begin = word_begin(text, span.begin, from);
 		if (span.in_word && span.end > from)
 			span.end = word_end(text, span.end, len);
 		/* one that touches the last in the middle of a word is part of it */
-		if (last == NULL || span.begin > from || (span.begin == from && !(span.in_word && is_name(text[from - 1]))))
+		if (last == NULL || span.begin > from || (span.begin == from && !(span.in_word && word_bytes_before(text, from, 0) > 0)))
 		{
 			spans->span[count++] = span;
 			longest = span.end - span.begin;
@@ -587,23 +630,78 @@ is_form(const LlmbJson *node)
 	return false;
 }
 
-/* An image or file: "data:image/png;base64,...", or its base64 alone. */
+#define LETTERS "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
+#define BASE64	LETTERS "+/"
+#define BASE64_OF_URLS LETTERS "-_"
+
+/* "data:image/png;base64,...": that and nothing else, and nothing personal before the comma. */
 static bool
-is_binary(const char *text)
+is_data_url(const char *text)
+{
+	static const char *const sign = ";base64,";
+	LlmbPiiSpans spans = {0};
+	size_t		head;
+
+	if (pg_strncasecmp(text, "data:", 5) != 0)
+		return false;
+	head = 5 + strspn(text + 5, LETTERS "/.+-_;=");
+	if (text[head] != ',' || head < 4 + strlen(sign) || pg_strncasecmp(text + head + 1 - strlen(sign), sign, strlen(sign)) != 0)
+		return false;
+	if (text[head + strspn(text + head, "," BASE64 "-_=\r\n")] != '\0' || strchr(text + head + 1, ',') != NULL)
+		return false;
+	llmb_pii_scan(text, (int) head, &spans);
+	if (spans.span)
+		pfree(spans.span);
+	return spans.count == 0;
+}
+
+/* A file or a signature, long, in one line or in lines of one length, as MIME and PEM have them. */
+static bool
+is_base64(const char *text)
 {
 	const size_t long_enough = 512;
+	const size_t shortest_line = 60;
+	size_t		line = strcspn(text, "=\r\n");
+	size_t		last = line;
 
-	if (pg_strncasecmp(text, "data:", 5) == 0)
-		return true;
-	return strlen(text) >= long_enough &&
-		text[strspn(text, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/-_=\r\n")] == '\0' &&
-		strpbrk(text, "ABCDEFGHIJKLMNOPQRSTUVWXYZ") != NULL && strpbrk(text, "abcdefghijklmnopqrstuvwxyz") != NULL;
+	if (strlen(text) < long_enough || (strspn(text, BASE64) < line && strspn(text, BASE64_OF_URLS) < line))
+		return false;
+	for (text += line; *text == '\r' || *text == '\n'; text += last)
+	{
+		text += strspn(text, "\r\n");
+		if (*text == '\0')
+			break;
+		/* only the last is shorter */
+		if (line < shortest_line || last < line)
+			return false;
+		last = strspn(text, BASE64);
+		if (last > line)
+			return false;
+	}
+	text += strspn(text, "=");
+	return text[strspn(text, "\r\n")] == '\0';
+}
+
+/* An image or file, or what a provider has signed or encrypted: no text of anybody's. */
+static bool
+is_binary(const LlmbJson *node)
+{
+	/* members whose content is base64: Anthropic's, Gemini's, OpenAI's */
+	static const char *const names[] = {"data", "file_data", "image", "b64_json", "encrypted_content", "signature",
+	"thoughtSignature", "thought_signature"};
+
+	for (int i = 0; node->name && i < (int) lengthof(names); i++)
+	{
+		if (strcmp(node->name, names[i]) == 0 && is_base64(node->text))
+			return true;
+	}
+	return is_data_url(node->text);
 }
 
 void
 llmb_pii_mask_json(LlmbPii *pii, LlmbJson *node)
 {
-	if (node->type == LLMB_JSON_STRING && !is_form(node) && !is_binary(node->text))
+	if (node->type == LLMB_JSON_STRING && !is_form(node) && !is_binary(node))
 		node->text = llmb_pii_mask(pii, node->text, strlen(node->text));
 	else if (node->type == LLMB_JSON_NUMBER)
 	{
@@ -796,6 +894,12 @@ llmb_pii_restore(const LlmbPiiMap *map, char *answer, bool json)
 				if (strings.inside && strings.json_within)
 					original = escaped(original);
 			}
+		}
+		if ((size_t) out.len + (mention.begin - done) + strlen(original) + (len - mention.end) > LLMB_PII_MAX_RESTORED)
+		{
+			pfree(slots);
+			pfree(out.data);
+			return NULL;
 		}
 		appendBinaryStringInfo(&out, answer + done, mention.begin - done);
 		appendStringInfoString(&out, original);

@@ -136,7 +136,8 @@ extern void llmb_pii_note_json(LlmbPii *pii, const LlmbJson *node);
 extern char *llmb_pii_mask(LlmbPii *pii, const char *text, int len);
 /*
  * The same in the strings of a JSON tree, in place; a number that is masked
- * becomes a string.  Names of members, roles, types and data: URLs stay.
+ * becomes a string.  Names of members, roles, types, data: URLs in base64, and
+ * base64 in members that hold files stay.
  */
 extern void llmb_pii_mask_json(LlmbPii *pii, LlmbJson *node);
 
@@ -144,8 +145,16 @@ extern void llmb_pii_mask_json(LlmbPii *pii, LlmbJson *node);
 extern const LlmbPiiMap *llmb_pii_map(const LlmbPii *pii);
 
 /*
+ * Bytes that an answer may have with the originals in it, the longest line of
+ * a result file: ten bytes of a placeholder may stand for megabytes, and an
+ * answer may repeat it as often as it likes.
+ */
+#define LLMB_PII_MAX_RESTORED (16 * 1024 * 1024)
+
+/*
  * An answer with the originals in it again; palloc'd, or the answer itself
- * where there is nothing to restore.  Also found without their brackets, in
+ * where there is nothing to restore, or NULL when it would be longer than
+ * LLMB_PII_MAX_RESTORED.  Also found without their brackets, in
  * another case, and with the backslashes of Markdown.  json: the answer is
  * known to be JSON text, so that originals are escaped as in a JSON string;
  * an answer that is JSON by itself is noticed.

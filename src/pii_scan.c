@@ -255,8 +255,8 @@ local_begin(const Scan *scan, int i, bool others)
 	}
 	while (begin < i && scan->text[begin] < 0x80 && !is_word(scan->text[begin]) && scan->text[begin] != '_' && scan->text[begin] != '+')
 		begin++;
-	/* quotes and dots behind the last letter are none of its */
-	return at(scan, i - 1) == '.' || at(scan, i - 1) == '\'' ? i : begin;
+	/* a quote behind the last letter is none of its; a dot was allowed by some providers */
+	return at(scan, i - 1) == '\'' ? i : begin;
 }
 
 /* Where the domain that begins at i ends; 0: there is none. */

@@ -13,12 +13,15 @@
  *
  * Patterns are PostgreSQL's own regular expressions.  Back references, which
  * make matching take time beyond all bounds, are refused when a pattern is
- * stored: matching runs in the worker that all jobs share.
+ * stored: matching runs in the worker that all jobs share.  Others may still
+ * take the square of a text's length ('project(.*code)?'): a prompt on which
+ * they take too long is not sent.
  *
  *-------------------------------------------------------------------------
  */
 #include "llm_batch.h"
 
+#include "access/xact.h"
 #include "catalog/pg_collation.h"
 #include "catalog/pg_type.h"
 #include "fmgr.h"
@@ -28,6 +31,9 @@
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
+#include "utils/resowner.h"
+#include "utils/timeout.h"
+#include "utils/timestamp.h"
 
 #include "bulk.h"
 #include "pii_sql.h"
@@ -76,7 +82,7 @@ regex_error(int code, const regex_t *regex)
 	pg_regerror(code, regex, words, sizeof(words));
 	ereport(ERROR,
 			(errcode(ERRCODE_INVALID_REGULAR_EXPRESSION),
-			 errmsg("regular expression of a pattern failed: %s", words)));
+			 errmsg("invalid regular expression: %s", words)));
 }
 
 /* Compiles it; regex memory goes with the current context. */
@@ -118,6 +124,24 @@ read_patterns(LlmbMasking *masking)
 
 /* ---- matching ---- */
 
+/* One that is not ASCII; see wide_text(). */
+static pg_wchar
+wide_character(const char *text, int bytes)
+{
+	char		given[8];
+	char	   *one;
+	pg_wchar	converted[8];
+	pg_wchar	wide = 0xFFFD;
+
+	memcpy(given, text, bytes);
+	given[bytes] = '\0';
+	one = llmb_from_utf8(given, NULL);
+	if (strlen(one) <= 4 && pg_mb2wchar_with_len(one, converted, strlen(one)) == 1)
+		wide = converted[0];
+	pfree(one);
+	return wide;
+}
+
 /*
  * UTF-8 as the characters that regular expressions of this database are made
  * of; one that its encoding lacks becomes one that nothing matches but a dot.
@@ -136,11 +160,8 @@ wide_text(const char *text, int len, int *count)
 	for (int i = 0; i < len;)
 	{
 		int			bytes = pg_utf_mblen((const unsigned char *) text + i);
-		char	   *one = llmb_from_utf8(pnstrdup(text + i, bytes), NULL);
-		pg_wchar	converted[8];
 
-		wide[n++] = strlen(one) > 4 ? 0xFFFD :
-			pg_mb2wchar_with_len(one, converted, strlen(one)) == 1 ? converted[0] : 0xFFFD;
+		wide[n++] = bytes == 1 ? (unsigned char) text[i] : wide_character(text + i, bytes);
 		i += bytes;
 	}
 	*count = n;
@@ -295,6 +316,61 @@ llmb_mask_prompt(LlmbMasking *masking, const LlmbPrompt *prompt)
 										   masking->pattern_count), prompt);
 	MemoryContextSwitchTo(old);
 	return &masking->masked;
+}
+
+/* Time for the patterns of one prompt: ten times what ordinary ones take, and more. */
+#define PATTERN_MS			2000
+#define PATTERN_MS_PER_MB	1000
+
+static int
+time_for(const LlmbPrompt *prompt)
+{
+	Size		bytes = (prompt->prompt ? strlen(prompt->prompt) : 0) + (prompt->system ? strlen(prompt->system) : 0) +
+		(prompt->messages ? strlen(prompt->messages) : 0);
+
+	return PATTERN_MS + (int) (bytes / 1024 * PATTERN_MS_PER_MB / 1024);
+}
+
+const LlmbPrompt *
+llmb_mask_prompt_in_time(LlmbMasking *masking, const LlmbPrompt *prompt)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	const LlmbPrompt *volatile masked = NULL;
+	TimestampTz deadline;
+
+	if (masking == NULL || masking->pattern_count == 0)
+		return llmb_mask_prompt(masking, prompt);
+	deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), time_for(prompt));
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(context);
+	PG_TRY();
+	{
+		enable_timeout_at(STATEMENT_TIMEOUT, deadline);
+		masked = llmb_mask_prompt(masking, prompt);
+		disable_timeout(STATEMENT_TIMEOUT, false);
+		ReleaseCurrentSubTransaction();
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+
+		disable_timeout(STATEMENT_TIMEOUT, false);
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+		MemoryContextSwitchTo(context);
+		CurrentResourceOwner = owner;
+		if (error->sqlerrcode != ERRCODE_QUERY_CANCELED || GetCurrentTimestamp() < deadline)
+			ReThrowError(error);
+		FreeErrorData(error);
+		masked = NULL;
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(context);
+	CurrentResourceOwner = owner;
+	return masked;
 }
 
 /* ---- maps that are kept ---- */

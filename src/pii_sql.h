@@ -29,6 +29,12 @@ extern LlmbMasking *llmb_masking_begin(const LlmbJobDef *def);
  */
 extern const LlmbPrompt *llmb_mask_prompt(LlmbMasking *masking, const LlmbPrompt *prompt);
 
+/*
+ * The same in the worker, which all jobs share: NULL when the users' patterns
+ * take too long on this text.  A subtransaction.
+ */
+extern const LlmbPrompt *llmb_mask_prompt_in_time(LlmbMasking *masking, const LlmbPrompt *prompt);
+
 /* The prompt that was masked last goes out: its map is kept, unless it has been. */
 extern void llmb_masking_keep(LlmbMasking *masking, int64 job, int ordinal);
 /* Writes what is kept. */

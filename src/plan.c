@@ -67,6 +67,7 @@ typedef struct Planning
 	double		cost_left;		/* of max_cost; negative: no limit */
 	Full		full;
 	int			withdrawn;		/* items of a task whose rows have changed */
+	int			unmasked;		/* ordinal of an item that could not be masked in time; 0: none */
 } Planning;
 
 static void
@@ -121,8 +122,15 @@ plan_prompt(const LlmbPrompt *prompt, void *arg)
 	bool		bodies = llmb_sends_bodies(planning->server, planning->row->realtime);
 	int64		text_bytes;
 	char		custom_id[80];
+	const LlmbPrompt *masked = llmb_mask_prompt_in_time(planning->masking, prompt);
 
-	prompt = llmb_mask_prompt(planning->masking, prompt);
+	/* what stands before it goes; then it is the first, and fails */
+	if (masked == NULL)
+	{
+		planning->unmasked = prompt->ordinal;
+		return false;
+	}
+	prompt = masked;
 	snprintf(custom_id, sizeof(custom_id), "%s-%d", planning->row->token, prompt->ordinal);
 	resetStringInfo(&planning->line);
 	llmb_put_request(&planning->line, planning->server, planning->model,
@@ -402,6 +410,18 @@ pause_for_budget(const LlmbJob *job)
 	llmb_store_event(job->id, 0, "paused", "%s", reason);
 }
 
+/* In a turn. */
+static void
+fail_unmasked(const Planning *planning)
+{
+	int64		job = planning->job->id;
+
+	llmb_store_fail_unplanned(job, planning->unmasked, planning->row->attempt, LLMB_INVALID_REQUEST,
+							  "it was not sent: the patterns of llm_batch.pii_pattern take too long on its text");
+	llmb_store_event(job, 0, "refused", "item %d is not sent: the patterns of llm_batch.pii_pattern take too long on its text", planning->unmasked);
+	(void) llmb_store_finish_job(job);
+}
+
 bool
 llmb_plan_batch(LlmbJob *job, TimestampTz now)
 {
@@ -437,6 +457,8 @@ llmb_plan_batch(LlmbJob *job, TimestampTz now)
 	collect(&planning, now);
 	if (planning.row->item_count > 0)
 		llmb_store_add_batch(planning.row);
+	else if (planning.unmasked > 0)
+		fail_unmasked(&planning);
 	/* what is still flying may turn out cheaper than it was expected to be */
 	else if (planning.full == FULL_BUDGET && !job->live_batches)
 	{
@@ -448,10 +470,10 @@ llmb_plan_batch(LlmbJob *job, TimestampTz now)
 	{
 		llmb_spool_free(planning.spool);
 		MemoryContextDelete(context);
-		return paused || planning.withdrawn > 0;
+		return paused || planning.withdrawn > 0 || planning.unmasked > 0;
 	}
 	MemoryContextSetParent(context, TopMemoryContext);
 	llmb_fleet_add(planning.row, planning.spool, context);
-	llmb_fair_served(job->id);
+	llmb_fair_served(job, planning.row->realtime);
 	return true;
 }

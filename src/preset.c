@@ -178,6 +178,9 @@ put_argument(const char *name, PresetRow *row, const char *argument)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("preset \"%s\" takes nothing in parentheses", name),
 				 errhint("Write preset => '%s'.", name)));
+	/* one that lists nothing is none */
+	if (argument && argument[strspn(argument, ", \t\r\n")] == '\0')
+		argument = NULL;
 	argument = argument ? argument : row->fallback;
 	if (argument == NULL && has_room(preset->system))
 		ereport(ERROR,

@@ -339,20 +339,24 @@ answer_newer(int64 attachment, LlmbResult **results, int count)
 	(void) llmb_inbox_end(inbox);
 }
 
-/* Answers that are written nowhere are stale when a newer text was asked about. */
+/*
+ * Answers of a task are stale when something newer was asked about their row,
+ * be it a newer text or by a newer prompt.  Those that are written nowhere
+ * tell here, too, that the row is gone.
+ */
 static void
-find_superseded(int64 job, int64 attachment, LlmbResult **results, int count)
+find_superseded(int64 job, const LlmbJobDef *def, LlmbResult **results, int count)
 {
 	LlmbCode   *codes = palloc0(sizeof(LlmbCode) * Max(count, 1));
 
-	llmb_store_superseded(attachment, job, (const LlmbResult *const *) results, count, codes);
+	llmb_store_superseded(def->attachment, job, (const LlmbResult *const *) results, count, codes);
 	for (int i = 0; i < count; i++)
 	{
-		if (codes[i] == LLMB_OK || results[i]->code != LLMB_OK)
+		if (codes[i] == LLMB_OK || (codes[i] == LLMB_CANCELLED_ITEM && def->target_count > 0))
 			continue;
 		results[i]->state = "cancelled";
 		results[i]->code = codes[i];
-		results[i]->error = codes[i] == LLMB_STALE ? "the row's text has changed since the prompt was made" :
+		results[i]->error = codes[i] == LLMB_STALE ? "the row's text, or the task's prompt, has changed since the prompt was made" :
 			"the source row does not exist any more";
 	}
 }
@@ -370,10 +374,14 @@ write_answers(int64 job, const LlmbJobDef *def, Oid owner, LlmbResult **results,
 	LlmbSplit  *split = llmb_split_begin(def);
 	int			n = 0;
 
+	if (def->attachment != 0)
+		find_superseded(job, def, results, count);
 	for (int i = 0; i < count; i++)
 	{
 		const char *reason = NULL;
 
+		if (results[i]->code != LLMB_OK)
+			continue;
 		writes[n].columns = palloc(sizeof(char *) * def->target_count);
 		if (!llmb_split_answer(split, results[i]->answer, writes[n].columns, &results[i]->altered, &reason))
 		{
@@ -389,13 +397,7 @@ write_answers(int64 job, const LlmbJobDef *def, Oid owner, LlmbResult **results,
 		writes[n].prompt_hash = results[i]->prompt_hash;
 		written[n++] = results[i];
 	}
-	if (def->target_count == 0)
-	{
-		if (def->attachment != 0)
-			find_superseded(job, def->attachment, results, count);
-		return;
-	}
-	if (def->atomic)
+	if (def->target_count == 0 || def->atomic)
 		return;
 	if (OidIsValid(owner))
 		write_or_refuse(job, def, owner, writes, n);
@@ -595,26 +597,70 @@ store_slice(Slice *slice)
 }
 
 /*
- * Answers get back what was masked in their prompts.  What a provider says of
- * a request it could not answer keeps the placeholders.
+ * Maps in memory at once: one may be larger than its prompt.
  */
-static LlmbPiiMap **
+#define MAPS_AT_ONCE	20
+
+/* Works on a result with its map; texts that stay are made in that context. */
+typedef void (*MapUser) (LlmbResult *result, const LlmbPiiMap *map, MemoryContext stays, void *arg);
+
+static void
+for_maps(int64 job, LlmbResult *results, int count, MapUser use, void *arg)
+{
+	MemoryContext stays = CurrentMemoryContext;
+	MemoryContext part;
+
+	part = AllocSetContextCreate(stays, "llm_batch maps", ALLOCSET_DEFAULT_SIZES);
+	for (int at = 0; at < count; at += MAPS_AT_ONCE)
+	{
+		int			n = Min(MAPS_AT_ONCE, count - at);
+		LlmbPiiMap **maps;
+
+		MemoryContextSwitchTo(part);
+		maps = llmb_store_maps(job, results + at, n);
+		for (int i = 0; i < n; i++)
+		{
+			if (maps[i])
+				use(&results[at + i], maps[i], stays, arg);
+		}
+		MemoryContextSwitchTo(stays);
+		MemoryContextReset(part);
+	}
+	MemoryContextDelete(part);
+}
+
+static void
+restore_answer(LlmbResult *result, const LlmbPiiMap *map, MemoryContext stays, void *arg)
+{
+	LlmbIntake *intake = arg;
+	char	   *restored;
+
+	if (result->answer == NULL)
+		return;
+	restored = llmb_pii_restore(map, result->answer, intake->def->schema != NULL);
+	if (restored == NULL && strcmp(result->state, "succeeded") == 0)
+	{
+		set_failed(intake, result, LLMB_INVALID_OUTPUT, false);
+		result->error = MemoryContextStrdup(stays, "the answer is too long with what was masked put back: it is kept with its placeholders");
+	}
+	else if (restored && restored != result->answer)
+		result->answer = MemoryContextStrdup(stays, restored);
+}
+
+/* Answers get back what was masked in their prompts.  What a provider says of a request it could not answer keeps the placeholders. */
+static void
 restore_answers(Slice *slice)
 {
-	const LlmbIntake *intake = slice->intake;
-	LlmbPiiMap **maps;
+	if (slice->utf8 && slice->intake->def->mask_pii)
+		for_maps(slice->intake->batch->job, slice->results, slice->count, restore_answer, slice->intake);
+}
 
-	if (!intake->def->mask_pii)
-		return NULL;
-	maps = llmb_store_maps(intake->batch->job, slice->results, slice->count);
-	for (int i = 0; slice->utf8 && i < slice->count; i++)
-	{
-		LlmbResult *result = &slice->results[i];
-
-		if (maps[i] && result->answer)
-			result->answer = llmb_pii_restore(maps[i], result->answer, intake->def->schema != NULL);
-	}
-	return maps;
+static void
+hide_in_error(LlmbResult *result, const LlmbPiiMap *map, MemoryContext stays, void *arg)
+{
+	(void) arg;
+	if (result->answer && result->error)
+		result->error = MemoryContextStrdup(stays, llmb_pii_hide(map, result->error));
 }
 
 /*
@@ -622,12 +668,15 @@ restore_answers(Slice *slice)
  * from the provider instead of an answer cannot: it has not seen it.
  */
 static void
-hide_in_errors(LlmbPiiMap **maps, LlmbResult *results, int count)
+hide_in_errors(const LlmbJobDef *def, int64 job, LlmbResult *results, int count)
 {
-	for (int i = 0; maps && i < count; i++)
+	for (int i = 0; def->mask_pii && i < count; i++)
 	{
-		if (maps[i] && results[i].answer && results[i].error)
-			results[i].error = llmb_pii_hide(maps[i], results[i].error);
+		if (results[i].answer && results[i].error)
+		{
+			for_maps(job, results, count, hide_in_error, NULL);
+			return;
+		}
 	}
 }
 
@@ -635,12 +684,11 @@ hide_in_errors(LlmbPiiMap **maps, LlmbResult *results, int count)
 static void
 put_slice(Slice *slice)
 {
-	LlmbPiiMap **maps = restore_answers(slice);
-
+	restore_answers(slice);
 	for (int i = 0; slice->utf8 && i < slice->count; i++)
 		convert_result(&slice->results[i]);
 	write_slice(slice);
-	hide_in_errors(maps, slice->results, slice->count);
+	hide_in_errors(slice->intake->def, slice->intake->batch->job, slice->results, slice->count);
 	store_slice(slice);
 }
 
@@ -895,8 +943,7 @@ llmb_apply_due(void)
 	for (int i = 0; i < count; i++)
 		answers[i] = &results[i];
 	write_answers(id, def, get_role_oid(job->owner, true), answers, count, invalid_stored, NULL);
-	if (def->mask_pii)
-		hide_in_errors(llmb_store_maps(id, results, count), results, count);
+	hide_in_errors(def, id, results, count);
 	decide_due(id, results, count);
 	llmb_turn_commit();
 	return true;

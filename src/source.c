@@ -49,6 +49,18 @@ nearest_column(Relation rel, const char *name)
 	return llmb_nearest(name, names, count);
 }
 
+/* As it is to be written where it stands: in a template, or in a list of SQL names. */
+static int
+hint_at_column(const char *role, const char *near)
+{
+	if (strcmp(role, "prompt") == 0)
+		return errhint("Perhaps you meant {{%s}}.", near);
+	if (strcmp(quote_identifier(near), near) == 0)
+		return errhint("Perhaps you meant column \"%s\".", near);
+	return errhint("Perhaps you meant column \"%s\". Names are read as SQL reads them: write %s => '%s'.",
+				   near, role, quote_identifier(near));
+}
+
 static Form_pg_attribute
 find_column(Relation rel, const char *name, const char *role)
 {
@@ -66,7 +78,7 @@ find_column(Relation rel, const char *name, const char *role)
 	ereport(ERROR,
 			(errcode(ERRCODE_UNDEFINED_COLUMN),
 			 errmsg("%s column \"%s\" does not exist in \"%s\"", role, name, RelationGetRelationName(rel)),
-			 near ? errhint("Perhaps you meant column \"%s\".", near) :
+			 near ? hint_at_column(role, near) :
 			 errhint("Name a column of \"%s\".", RelationGetRelationName(rel))));
 	return NULL;
 }
@@ -284,8 +296,8 @@ static char **
 task_targets(const LlmbSource *source, int *count)
 {
 	LlmbRows   *rows = llmb_sql("SELECT DISTINCT t FROM llm_batch.attachment, LATERAL unnest(target_columns) t "
-								"WHERE source_schema = $1::name AND source_table = $2::name",
-								"tt", source->schema, source->table);
+								"WHERE source_schema = $1::name AND source_table = $2::name AND source_owner = $3::name",
+								"ttt", source->schema, source->table, source->owner);
 	char	  **names;
 
 	*count = llmb_row_count(rows);
@@ -482,6 +494,19 @@ llmb_def_of_source(LlmbJobDef *def, const LlmbSource *source)
 
 /* ---- texts that become SQL ---- */
 
+void
+llmb_pin_strings(void)
+{
+	static const char *const pinned[] = {"standard_conforming_strings", "backslash_quote"};
+
+	for (int i = 0; i < (int) lengthof(pinned); i++)
+	{
+		/* later versions read them in no other way */
+		if (GetConfigOption(pinned[i], true, false) != NULL)
+			(void) set_config_option(pinned[i], "on", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+	}
+}
+
 /* A syntax error in a filter points into the filter, not into the statement. */
 static void
 filter_error(void *arg)
@@ -494,7 +519,7 @@ filter_error(void *arg)
 		internalerrposition(position);
 		internalerrquery(arg);
 	}
-	errcontext("filter of llm_batch.submit()");
+	errcontext("filter");
 	errhint("Write what would stand behind WHERE, for instance: filter => 'summary IS NULL'.");
 }
 
@@ -502,11 +527,14 @@ static List *
 parse_filter(char *text)
 {
 	ErrorContextCallback callback = {error_context_stack, filter_error, text};
+	int			level = NewGUCNestLevel();
 	List	   *parsed;
 
+	llmb_pin_strings();
 	error_context_stack = &callback;
 	parsed = raw_parser(text, RAW_PARSE_DEFAULT);
 	error_context_stack = callback.previous;
+	AtEOXact_GUC(false, level);
 	return parsed;
 }
 
@@ -559,18 +587,18 @@ llmb_check_query(const char *query)
 				 errhint("Pass a SELECT, VALUES or WITH query that yields the columns key and prompt.")));
 }
 
-static void
-append_key(StringInfo sql, const LlmbSource *source)
+void
+llmb_append_key(StringInfo sql, const char *table, char **columns, int count)
 {
-	if (source->key_count == 1)
-	{
-		appendStringInfo(sql, "%s::pg_catalog.text", quote_identifier(source->keys[0]));
-		return;
-	}
-	appendStringInfoString(sql, "pg_catalog.jsonb_build_array(");
-	for (int i = 0; i < source->key_count; i++)
-		appendStringInfo(sql, "%s%s::pg_catalog.text", i ? ", " : "", quote_identifier(source->keys[i]));
-	appendStringInfoString(sql, ")::pg_catalog.text");
+	/* a key that holds a NULL is none: no row is found by it */
+	for (int i = 0; count > 1 && i < count; i++)
+		appendStringInfo(sql, "%s%s.%s IS NOT NULL", i ? " AND " : "CASE WHEN ", table, quote_identifier(columns[i]));
+	if (count > 1)
+		appendStringInfoString(sql, " THEN pg_catalog.jsonb_build_array(");
+	for (int i = 0; i < count; i++)
+		appendStringInfo(sql, "%s%s.%s::pg_catalog.text", i ? ", " : "", table, quote_identifier(columns[i]));
+	if (count > 1)
+		appendStringInfoString(sql, ")::pg_catalog.text END");
 }
 
 char *
@@ -580,7 +608,7 @@ llmb_source_query(const LlmbSource *source, const char *filter, int64 limit)
 
 	initStringInfo(&sql);
 	appendStringInfoString(&sql, "SELECT ");
-	append_key(&sql, source);
+	llmb_append_key(&sql, quote_identifier(source->table), source->keys, source->key_count);
 	for (int i = 0; i < source->template->column_count; i++)
 		appendStringInfo(&sql, ", %s", quote_identifier(source->template->columns[i]));
 	appendStringInfo(&sql, " FROM %s", quote_qualified_identifier(source->schema, source->table));

@@ -48,6 +48,12 @@ extern bool llmb_owner_is_known(Oid relid, const char *owner, Oid user);
 /* Fills the members of a definition that say where its rows are, and what is asked of them. */
 extern void llmb_def_of_source(LlmbJobDef *def, const LlmbSource *source);
 
+/*
+ * Until the current level of settings ends: string constants in filters mean
+ * what they mean to the worker, whatever the session has set.
+ */
+extern void llmb_pin_strings(void);
+
 /* Raises unless the text is one SQL expression, and nothing behind it. */
 extern void llmb_check_condition(const char *filter);
 
@@ -59,5 +65,8 @@ extern void llmb_check_query(const char *query);
  * template's columns.  limit < 0: no limit.
  */
 extern char *llmb_source_query(const LlmbSource *source, const char *filter, int64 limit);
+
+/* Appends an expression: the key of a row of that table (as it stands in SQL), as text; of several columns a JSON array of texts. */
+extern void llmb_append_key(StringInfo sql, const char *table, char **columns, int count);
 
 #endif							/* LLMB_SOURCE_H */

@@ -55,6 +55,8 @@ static KeptPlan *plans = NULL;
 static int	plan_count = 0;
 static int	plan_space = 0;
 
+bool		llmb_sql_latest = false;
+
 /* Owner and schema of the extension; InvalidOid when there is none. */
 static Oid
 extension_owner(Oid *schema)
@@ -275,7 +277,9 @@ run(const char *query, const char *letters, va_list *list)
 	Datum		values[MAX_ARGS];
 	char		nulls[MAX_ARGS + 1];
 	SPIPlanPtr	plan = prepare(query, 0, letters, list, values, nulls);
-	int			code = SPI_execute_plan(plan, values, nulls, false, 0);
+	int			code = llmb_sql_latest ?
+		SPI_execute_snapshot(plan, values, nulls, GetLatestSnapshot(), InvalidSnapshot, true, true, 0) :
+		SPI_execute_plan(plan, values, nulls, false, 0);
 
 	if (code < 0)
 		elog(ERROR, "SPI_execute_plan failed: %s", SPI_result_code_string(code));

@@ -30,6 +30,14 @@
 typedef struct LlmbRows LlmbRows;
 
 extern LlmbRows *llmb_sql(const char *query, const char *letters,...);
+
+/*
+ * While it is set, queries see what is committed by now, whatever the
+ * snapshot of a REPEATABLE READ transaction is, and nothing can be written.
+ * Whoever sets it resets it, also when an error is thrown.
+ */
+extern bool llmb_sql_latest;
+
 extern int	llmb_row_count(const LlmbRows *rows);
 extern void llmb_sql_done(LlmbRows *rows);
 

@@ -290,6 +290,8 @@ typedef struct LlmbBatchRow
  * id and created_at.
  */
 extern void llmb_store_add_batch(LlmbBatchRow *batch);
+/* An item that failed before any batch took it, with that error; what comes behind it goes on. */
+extern void llmb_store_fail_unplanned(int64 job, int ordinal, int attempt, LlmbCode code, char *error);
 /* Deletes the prompts of a batch's items that are answered, and what was masked in them: all of them? */
 extern void llmb_store_purge_prompts(const LlmbBatchRow *batch, bool all, bool masked);
 /* Ends the items of a batch that was never sent, with that code. */

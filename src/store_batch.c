@@ -196,6 +196,20 @@ llmb_store_add_batch(LlmbBatchRow *batch)
 }
 
 void
+llmb_store_fail_unplanned(int64 job, int ordinal, int attempt, LlmbCode code, char *error)
+{
+	LlmbDelta	delta = {.queued = -1, .failed = 1};
+	LlmbResult	result = {.ordinal = ordinal, .attempt = attempt, .state = "failed", .code = code, .error = error};
+
+	result.input_tokens = result.output_tokens = result.cached_tokens = -1;
+	result.cache_write_tokens = result.long_write_tokens = result.reasoning_tokens = -1;
+	llmb_store_put_results(job, &result, 1);
+	llmb_sql_run("DELETE FROM llm_batch.queue WHERE job_id = $1 AND ordinal = $2", "li", job, ordinal);
+	llmb_sql_run("UPDATE llm_batch.job SET planned_to = GREATEST(planned_to, $2) WHERE id = $1", "li", job, ordinal);
+	llmb_store_count(job, &delta);
+}
+
+void
 llmb_store_end_unsent(const LlmbBatchRow *batch, LlmbCode code)
 {
 	llmb_sql_run("INSERT INTO llm_batch.result (job_id, batch_id, completed_at, ordinal, attempt, applied, altered, state, error_code, cost) "

@@ -12,12 +12,9 @@
 #include "llm_batch.h"
 
 #include "access/xlog.h"
-#include "catalog/namespace.h"
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
-#include "storage/lmgr.h"
 #include "utils/builtins.h"
-#include "utils/lsyscache.h"
 
 #include "sql.h"
 #include "store_task.h"
@@ -179,14 +176,13 @@ llmb_store_task(const char *name, int64 id)
 	return task;
 }
 
-/* ---- attachments ---- */
-
 void
-llmb_store_lock_attachments(void)
+llmb_store_lock_task(int64 task)
 {
-	/* conflicts with itself, and with no reader or writer */
-	LockRelationOid(get_relname_relid("attachment", get_namespace_oid(LLMB_SCHEMA, false)), ShareUpdateExclusiveLock);
+	llmb_sql_run("SELECT FROM llm_batch.task WHERE id = $1 FOR NO KEY UPDATE", "l", task);
 }
+
+/* ---- attachments ---- */
 
 void
 llmb_store_attach(LlmbAttachment *a)
@@ -321,13 +317,20 @@ llmb_store_inboxes(int64 proven)
 	return list;
 }
 
+/*
+ * These tables are vacuumed while they are empty, more often than not, and a
+ * plan for one row reads all for each row when there are many.  So rows are
+ * deleted by ctid (the worker alone changes them), and OFFSET 0 has keys
+ * looked up one by one.
+ */
+
 LlmbChange *
 llmb_store_take_changes(int64 attachment, int64 proven, int limit, int *count)
 {
 	LlmbRows   *rows = llmb_sql("WITH taken AS ("
-								" DELETE FROM llm_batch.inbox i USING (SELECT n.id FROM llm_batch.inbox n "
-								"  WHERE n.attachment_id = $1 AND n.id > $2 ORDER BY n.id LIMIT $3) c "
-								" WHERE i.attachment_id = $1 AND i.id = c.id RETURNING i.id, i.kind, i.key) "
+								" DELETE FROM llm_batch.inbox i WHERE i.ctid = ANY (ARRAY(SELECT n.ctid FROM llm_batch.inbox n "
+								"  WHERE n.attachment_id = $1 AND n.id > $2 ORDER BY n.id LIMIT $3)) "
+								" RETURNING i.id, i.kind, i.key) "
 								"SELECT id, kind::text, key FROM taken ORDER BY id",
 								"lli", attachment, proven, limit);
 	LlmbChange *changes;
@@ -354,24 +357,65 @@ llmb_store_last_change_id(void)
 	return id;
 }
 
+/* Attachments that are not there any more, and have left something. */
+#define GONE \
+	"SELECT g.attachment_id FROM llm_batch.gathering g " \
+	"WHERE NOT EXISTS (SELECT FROM llm_batch.attachment a WHERE a.id = g.attachment_id) OFFSET 0"
+
+/*
+ * Of a table that was dropped nothing is asked any more; its attachment stays,
+ * for people to see.  One that was only renamed has its triggers still.  0: none.
+ */
+static int64
+attachment_of_dropped_table(void)
+{
+	/* triggers, of which there may be thousands, only of tables that are not there */
+	LlmbRows   *rows = llmb_sql("WITH dropped AS MATERIALIZED (SELECT a.id, a.triggers, t.name FROM llm_batch.attachment a "
+								" JOIN llm_batch.task t ON t.id = a.task_id WHERE t.system_identifier = $1 AND t.database_oid = $2 "
+								" AND NOT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "
+								"  WHERE c.relname = a.source_table AND n.nspname = a.source_schema) "
+								" AND (EXISTS (SELECT FROM llm_batch.inbox i WHERE i.attachment_id = a.id) "
+								"  OR EXISTS (SELECT FROM llm_batch.task_item i WHERE i.attachment_id = a.id))) "
+								"SELECT min(a.id) FROM dropped a WHERE NOT EXISTS ("
+								" SELECT FROM pg_trigger g WHERE g.tgfoid = 'llm_batch.enqueue()'::regprocedure "
+								" AND CASE WHEN a.triggers THEN starts_with(g.tgname::text, 'llm_batch_' || a.id || '_') "
+								"  ELSE g.tgargs = convert_to(a.name, getdatabaseencoding()) || '\\x00' END)",
+								"ll", (int64) GetSystemIdentifier(), (int64) MyDatabaseId);
+	int64		id = llmb_row_int(rows, 0, 1);
+
+	llmb_sql_done(rows);
+	return id;
+}
+
+static int
+clean_dropped_table(void)
+{
+	int64		id = attachment_of_dropped_table();
+
+	if (id == 0)
+		return 0;
+	return llmb_sql_run("DELETE FROM llm_batch.inbox i WHERE i.ctid = ANY (ARRAY(SELECT m.ctid FROM llm_batch.inbox m "
+						" WHERE m.attachment_id = $1 LIMIT $2))", "li", id, CLEAN_ROWS) +
+		llmb_sql_run("DELETE FROM llm_batch.task_item i WHERE i.ctid = ANY (ARRAY(SELECT m.ctid FROM llm_batch.task_item m "
+					 " WHERE m.attachment_id = $1 LIMIT $2))", "li", id, CLEAN_ROWS);
+}
+
 bool
 llmb_store_clean_attachments(void)
 {
-	int			gone = llmb_sql_run("DELETE FROM llm_batch.inbox i USING (SELECT n.attachment_id, n.id FROM llm_batch.gathering g "
-									" CROSS JOIN LATERAL (SELECT m.attachment_id, m.id FROM llm_batch.inbox m "
-									"  WHERE m.attachment_id = g.attachment_id LIMIT $1) n "
-									" WHERE NOT EXISTS (SELECT FROM llm_batch.attachment a WHERE a.id = g.attachment_id) LIMIT $1) d "
-									"WHERE i.attachment_id = d.attachment_id AND i.id = d.id", "i", CLEAN_ROWS);
+	int			gone = llmb_sql_run("DELETE FROM llm_batch.inbox i WHERE i.ctid = ANY (ARRAY(SELECT n.ctid FROM (" GONE ") g "
+									" CROSS JOIN LATERAL (SELECT m.ctid FROM llm_batch.inbox m "
+									"  WHERE m.attachment_id = g.attachment_id LIMIT $1) n LIMIT $1))", "i", CLEAN_ROWS);
 
-	gone += llmb_sql_run("DELETE FROM llm_batch.task_item i USING (SELECT n.attachment_id, n.key FROM llm_batch.gathering g "
-						 " CROSS JOIN LATERAL (SELECT m.attachment_id, m.key FROM llm_batch.task_item m "
-						 "  WHERE m.attachment_id = g.attachment_id LIMIT $1) n "
-						 " WHERE NOT EXISTS (SELECT FROM llm_batch.attachment a WHERE a.id = g.attachment_id) LIMIT $1) d "
-						 "WHERE i.attachment_id = d.attachment_id AND i.key = d.key", "i", CLEAN_ROWS);
+	gone += llmb_sql_run("DELETE FROM llm_batch.task_item i WHERE i.ctid = ANY (ARRAY(SELECT n.ctid FROM (" GONE ") g "
+						 " CROSS JOIN LATERAL (SELECT m.ctid FROM llm_batch.task_item m "
+						 "  WHERE m.attachment_id = g.attachment_id LIMIT $1) n LIMIT $1))", "i", CLEAN_ROWS);
 	if (gone == 0)
 		gone = llmb_sql_run("DELETE FROM llm_batch.gathering g "
 							"WHERE NOT EXISTS (SELECT FROM llm_batch.attachment a WHERE a.id = g.attachment_id) "
 							"AND NOT EXISTS (SELECT FROM llm_batch.inbox i WHERE i.attachment_id = g.attachment_id)", "");
+	if (gone == 0)
+		gone = clean_dropped_table();
 	return gone > 0;
 }
 
@@ -418,10 +462,17 @@ void
 llmb_store_task_items(int64 attachment, LlmbTaskItem *items, int count)
 {
 	LlmbRows   *rows = llmb_sql("SELECT u.n::int, i.prompt_hash, i.job_id, i.ordinal, i.version, "
-								" EXISTS (SELECT FROM llm_batch.result r WHERE r.job_id = i.job_id AND r.ordinal = i.ordinal "
-								"  AND r.state IN ('failed', 'cancelled')) "
+								/* the last attempt counts, and none that is still to come may succeed */
+								" CASE WHEN r.state IN ('failed', 'cancelled') THEN "
+								"   NOT EXISTS (SELECT FROM llm_batch.queue q WHERE q.job_id = i.job_id AND q.ordinal = i.ordinal) "
+								"   AND NOT EXISTS (SELECT FROM llm_batch.batch b WHERE b.job_id = i.job_id AND b.items @> i.ordinal "
+								"    AND b.attempt > r.attempt AND b.state NOT IN ('finalized', 'failed', 'cancelled')) "
+								"  ELSE r.state IS NULL AND j.finished_at IS NOT NULL END "
 								"FROM unnest($2) WITH ORDINALITY u(key, n) "
-								"JOIN llm_batch.task_item i ON i.attachment_id = $1 AND i.key = u.key",
+								"CROSS JOIN LATERAL (SELECT * FROM llm_batch.task_item t WHERE t.attachment_id = $1 AND t.key = u.key OFFSET 0) i "
+								"LEFT JOIN llm_batch.job j ON j.id = i.job_id "
+								"LEFT JOIN LATERAL (SELECT t.state, t.attempt FROM llm_batch.result t "
+								" WHERE t.job_id = i.job_id AND t.ordinal = i.ordinal ORDER BY t.attempt DESC LIMIT 1) r ON true",
 								"la", attachment, key_array(items, count));
 
 	for (int i = 0; i < llmb_row_count(rows); i++)
@@ -455,7 +506,8 @@ void
 llmb_store_drop_task_items(int64 attachment, const LlmbTaskItem *items, int count)
 {
 	if (count > 0)
-		llmb_sql_run("DELETE FROM llm_batch.task_item i USING unnest($2) u(key) WHERE i.attachment_id = $1 AND i.key = u.key",
+		llmb_sql_run("DELETE FROM llm_batch.task_item i WHERE i.ctid = ANY (ARRAY(SELECT n.ctid FROM unnest($2) u(key) "
+					 " CROSS JOIN LATERAL (SELECT t.ctid FROM llm_batch.task_item t WHERE t.attachment_id = $1 AND t.key = u.key OFFSET 0) n))",
 					 "la", attachment, key_array(items, count));
 }
 
@@ -494,15 +546,43 @@ llmb_store_withdraw(const LlmbTaskItem *items, int count, LlmbCode code)
 	return withdrawn;
 }
 
-void
-llmb_store_empty_task_items(int64 attachment)
+int64
+llmb_store_emptied(int64 attachment, int64 proven, int limit)
 {
-	LlmbRows   *rows = llmb_sql("WITH u AS MATERIALIZED (SELECT i.job_id, i.ordinal FROM llm_batch.task_item i "
-								" JOIN llm_batch.job j ON j.id = i.job_id AND j.queued > 0 WHERE j.attachment_id = $2 AND i.attachment_id = $2) "
-								WITHDRAW, "tl", llmb_code_name(LLMB_CANCELLED_ITEM), attachment);
+	LlmbRows   *rows = llmb_sql("SELECT max(n.id) FROM (SELECT i.id, i.kind FROM llm_batch.inbox i WHERE i.attachment_id = $1 AND i.id > $2 "
+								" ORDER BY i.id LIMIT $3) n WHERE n.kind = 't'", "lli", attachment, proven, limit);
+	int64		id = llmb_row_int(rows, 0, 1);
 
 	llmb_sql_done(rows);
-	llmb_sql_run("DELETE FROM llm_batch.task_item WHERE attachment_id = $1", "l", attachment);
+	return id;
+}
+
+char *
+llmb_store_empty_task_items(int64 attachment, const char *from)
+{
+	LlmbRows   *rows = llmb_sql("SELECT i.key, i.job_id, i.ordinal, EXISTS (SELECT FROM llm_batch.job j WHERE j.id = i.job_id AND j.queued > 0) "
+								"FROM llm_batch.task_item i WHERE i.attachment_id = $1 AND i.key >= $2 ORDER BY i.key LIMIT $3",
+								"lti", attachment, from, CLEAN_ROWS);
+	int			count = llmb_row_count(rows);
+	LlmbTaskItem *items = palloc0(sizeof(LlmbTaskItem) * Max(count, 1));
+	LlmbTaskItem *unsent = palloc0(sizeof(LlmbTaskItem) * Max(count, 1));
+	int			unsent_count = 0;
+
+	for (int i = 0; i < count; i++)
+	{
+		items[i].key = llmb_row_text(rows, i, 1);
+		items[i].job = llmb_row_int(rows, i, 2);
+		items[i].ordinal = (int) llmb_row_int(rows, i, 3);
+		if (llmb_row_bool(rows, i, 4))
+			unsent[unsent_count++] = items[i];
+	}
+	llmb_sql_done(rows);
+	(void) llmb_store_withdraw(unsent, unsent_count, LLMB_CANCELLED_ITEM);
+	if (count == 0)
+		return NULL;
+	llmb_sql_run("DELETE FROM llm_batch.task_item WHERE attachment_id = $1 AND key >= $2 AND key <= $3", "ltt",
+				 attachment, from, items[count - 1].key);
+	return count < CLEAN_ROWS ? NULL : items[count - 1].key;
 }
 
 int

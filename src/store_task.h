@@ -46,6 +46,8 @@ typedef struct LlmbTask
 extern bool llmb_store_new_task(LlmbTask *task);
 /* Writes all members but id, name and owner; a version that is new is added. */
 extern void llmb_store_change_task(const LlmbTask *task);
+/* Until the transaction ends nobody else changes that task; waits for whoever is doing so. */
+extern void llmb_store_lock_task(int64 task);
 extern void llmb_store_drop_task(int64 task);
 /* By name or by id (name NULL); NULL: no such task. */
 extern LlmbTask *llmb_store_task(const char *name, int64 id);
@@ -69,8 +71,6 @@ typedef struct LlmbAttachment
 	bool		triggers;		/* attach() has made them; else somebody did by hand */
 } LlmbAttachment;
 
-/* Until the transaction ends nobody else attaches or changes an attachment. */
-extern void llmb_store_lock_attachments(void);
 extern void llmb_store_attach(LlmbAttachment *attachment);	/* sets id of a new one */
 extern void llmb_store_detach(int64 attachment);
 extern LlmbAttachment *llmb_store_attachment(int64 id);	/* NULL: there is none */
@@ -83,6 +83,7 @@ extern List *llmb_store_attachments(int64 task, const char *source_schema, const
 
 /* The kinds of llm_batch.inbox. */
 #define LLMB_ROW_CHANGED	'r'
+#define LLMB_ROW_NEW		'n'
 #define LLMB_ROW_DELETED	'd'
 #define LLMB_ROW_AGAIN		'a'
 #define LLMB_TABLE_EMPTIED	't'
@@ -111,6 +112,8 @@ typedef struct LlmbChange
 	char	   *key;			/* NULL: of the whole table */
 } LlmbChange;
 
+/* The last time, among the next "limit" changes, that the whole table was emptied; 0: it was not. */
+extern int64 llmb_store_emptied(int64 attachment, int64 proven, int limit);
 /* Takes at most "limit" changes out of an inbox, the oldest first. */
 extern LlmbChange *llmb_store_take_changes(int64 attachment, int64 proven, int limit, int *count);
 /* The highest id that any change may have been given so far. */
@@ -151,8 +154,12 @@ extern char **llmb_store_unsent_keys(int64 attachment, int *count);
  * gathering.  Returns how many.
  */
 extern int	llmb_store_withdraw_changed(int64 attachment, int64 job);
-/* All rows of the attachment are gone: items that are not sent yet end, and all are forgotten. */
-extern void llmb_store_empty_task_items(int64 attachment);
+/*
+ * All rows of the attachment are gone: items that are not sent yet end, and
+ * all are forgotten, some thousands at a time, by their keys.  Starts at that
+ * key ("" at first) and gives the one to go on from, NULL when that was all.
+ */
+extern char *llmb_store_empty_task_items(int64 attachment, const char *from);
 /*
  * Ends items that are not on their way yet, with that code; the others are
  * left alone.  Returns how many.

@@ -15,17 +15,20 @@
 #include "access/table.h"
 #include "catalog/namespace.h"
 #include "catalog/partition.h"
+#include "catalog/pg_class.h"
 #include "catalog/pg_inherits.h"
 #include "commands/trigger.h"
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "pgtime.h"
+#include "storage/lmgr.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/timestamp.h"
+#include "utils/varlena.h"
 
 #include "compat.h"
 #include "ddl.h"
@@ -37,6 +40,7 @@
 #include "source.h"
 #include "sql.h"
 #include "task.h"
+#include "trouble.h"
 #include "view.h"
 #include "watch.h"
 
@@ -45,6 +49,7 @@ PG_FUNCTION_INFO_V1(llmb_alter_task);
 PG_FUNCTION_INFO_V1(llmb_drop_task);
 PG_FUNCTION_INFO_V1(llmb_attach);
 PG_FUNCTION_INFO_V1(llmb_detach);
+PG_FUNCTION_INFO_V1(llmb_detach_by_name);
 PG_FUNCTION_INFO_V1(llmb_run);
 
 #define MAX_NAME_BYTES	256
@@ -88,6 +93,16 @@ task_arg(FunctionCallInfo fcinfo, const char *function)
 	llmb_check_given(name, "task");
 	llmb_require_writable(function);
 	return llmb_own_task(name);
+}
+
+/* The same, as it is once those are through who are changing it; others wait until we are. */
+static LlmbTask *
+task_to_change(FunctionCallInfo fcinfo, const char *function)
+{
+	LlmbTask   *task = task_arg(fcinfo, function);
+
+	llmb_store_lock_task(task->id);
+	return llmb_own_task(task->name);
 }
 
 typedef struct Identity
@@ -144,6 +159,15 @@ take_interval(FunctionCallInfo fcinfo, int n, char **member)
 		*member = DatumGetCString(DirectFunctionCall1(interval_out, PG_GETARG_DATUM(n)));
 }
 
+static int
+compare_intervals(const char *a, const char *b)
+{
+	Datum		x = DirectFunctionCall3(interval_in, CStringGetDatum(a), ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1));
+	Datum		y = DirectFunctionCall3(interval_in, CStringGetDatum(b), ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1));
+
+	return DatumGetInt32(DirectFunctionCall2(interval_cmp, x, y));
+}
+
 /* What has no empty text is taken away by what could not be meant: an empty object, NaN, no time at all. */
 static void
 take_away(char **member, const char *nothing)
@@ -198,22 +222,14 @@ take_arguments(FunctionCallInfo fcinfo, LlmbTask *task)
 	take_text(fcinfo, ARG_ON_ERROR, &task->on_error);
 	take_away(&task->schema, "{}");
 	take_away(&task->max_cost, "NaN");
-	take_away(&task->deadline, "00:00:00");
+	if (task->deadline && compare_intervals(task->deadline, "0") == 0)
+		task->deadline = NULL;
 	/* the table is the schema, unless somebody says otherwise */
 	if (!PG_ARGISNULL(ARG_PRESET) && PG_ARGISNULL(ARG_SCHEMA) && task->target)
 		task->schema = NULL;
 }
 
 /* ---- checks ---- */
-
-static int
-compare_intervals(const char *a, const char *b)
-{
-	Datum		x = DirectFunctionCall3(interval_in, CStringGetDatum(a), ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1));
-	Datum		y = DirectFunctionCall3(interval_in, CStringGetDatum(b), ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1));
-
-	return DatumGetInt32(DirectFunctionCall2(interval_cmp, x, y));
-}
 
 static void
 check_own_arguments(const LlmbTask *task)
@@ -286,6 +302,24 @@ check_generated(Relation rel, const LlmbSource *source)
 	}
 }
 
+/* submit() raises for a row without a key; one that a trigger tells of would wait for nothing. */
+static void
+check_key(Relation rel, const LlmbSource *source)
+{
+	for (int i = 0; i < source->key_count; i++)
+	{
+		AttrNumber	attnum = get_attnum(RelationGetRelid(rel), source->keys[i]);
+
+		if (!TupleDescAttr(RelationGetDescr(rel), attnum - 1)->attnotnull)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("column \"%s\" of the key may be NULL", source->keys[i]),
+					 errdetail("An answer finds its row by the key: rows without one would never be answered."),
+					 errhint("ALTER TABLE %s ALTER COLUMN %s SET NOT NULL;",
+							 quote_qualified_identifier(source->schema, source->table), quote_identifier(source->keys[i]))));
+	}
+}
+
 static bool
 reads_any(const char *prompt, char **columns, int count)
 {
@@ -341,9 +375,15 @@ llmb_attachments_of_family(Oid relid)
 	foreach(lc, relation_family(relid))
 	{
 		const char *name = get_rel_name(lfirst_oid(lc));
+		List	   *namesakes = name ? llmb_store_attachments(0, get_namespace_name(get_rel_namespace(lfirst_oid(lc))), name) : NIL;
+		ListCell   *a;
 
-		if (name)
-			all = list_concat(all, llmb_store_attachments(0, get_namespace_name(get_rel_namespace(lfirst_oid(lc))), name));
+		/* those of a table of somebody else's that had the name once say nothing of this one */
+		foreach(a, namesakes)
+		{
+			if (llmb_owner_is_known(lfirst_oid(lc), ((LlmbAttachment *) lfirst(a))->source_owner, InvalidOid))
+				all = lappend(all, lfirst(a));
+		}
 	}
 	return all;
 }
@@ -410,6 +450,19 @@ renamed_attachment(const LlmbTask *task, Relation rel)
 }
 
 /*
+ * Until the transaction ends nobody else attaches a task to rows of this
+ * table, or changes how one is attached.  A lock beside the table's own, which
+ * has other uses: 1 is no number of an object within a table's lock.
+ */
+static void
+lock_attachments(Oid relid)
+{
+	List	   *ancestors = get_rel_relispartition(relid) ? get_partition_ancestors(relid) : NIL;
+
+	LockDatabaseObject(RelationRelationId, ancestors ? llast_oid(ancestors) : relid, 1, ShareUpdateExclusiveLock);
+}
+
+/*
  * Resolves the table for the task, as the task's owner, and stores the
  * attachment.  fcinfo: for arguments that are not kept; NULL outside of them.
  */
@@ -422,9 +475,11 @@ attach_table(const LlmbTask *task, Oid relid, bool row_level, bool triggers)
 	LlmbSource *source;
 	Relation	rel;
 
-	llmb_store_lock_attachments();
 	become_owner(task, &was);
 	ask = ask_of_task(NULL, task);
+	/* raises where the task's owner has no business, and so cannot keep others waiting */
+	(void) llmb_source_resolve(relid, task->prompt, task->key, task->target);
+	lock_attachments(relid);
 	source = llmb_source_resolve(relid, task->prompt, task->key, task->target);
 	a->task = task->id;
 	a->source_schema = source->schema;
@@ -441,6 +496,7 @@ attach_table(const LlmbTask *task, Oid relid, bool row_level, bool triggers)
 	llmb_preset_check(task->preset, a->schema);
 	a->targets_hash = llmb_targets_hash(relid, source->targets, source->target_count);
 	rel = table_open(relid, AccessShareLock);
+	check_key(rel, source);
 	check_generated(rel, source);
 	if (task->filter)
 		llmb_check_condition_on(rel, task->filter);
@@ -455,7 +511,7 @@ attach_table(const LlmbTask *task, Oid relid, bool row_level, bool triggers)
 	return a;
 }
 
-int64
+LlmbAttachment *
 llmb_task_attach_by_trigger(const LlmbTask *task, Relation rel)
 {
 	Oid			owner = task_owner(task);
@@ -469,7 +525,7 @@ llmb_task_attach_by_trigger(const LlmbTask *task, Relation rel)
 				 errhint("As owner of the task: SELECT llm_batch.attach(%s, %s);", quote_literal_cstr(task->name),
 						 quote_literal_cstr(quote_qualified_identifier(get_namespace_name(RelationGetNamespace(rel)),
 																	   RelationGetRelationName(rel))))));
-	return attach_table(task, RelationGetRelid(rel), true, false)->id;
+	return attach_table(task, RelationGetRelid(rel), true, false);
 }
 
 static char *
@@ -478,12 +534,12 @@ relation_name(Oid relid)
 	return quote_qualified_identifier(get_namespace_name(get_rel_namespace(relid)), get_rel_name(relid));
 }
 
-/* The table and, if it has partitions, all of these. */
+/* The table and, if it has partitions, all of these, which are locked so. */
 static List *
-relation_tree(Oid relid)
+relation_tree(Oid relid, LOCKMODE lockmode)
 {
 	if (get_rel_relkind(relid) == RELKIND_PARTITIONED_TABLE)
-		return find_all_inheritors(relid, ShareRowExclusiveLock, NULL);
+		return find_all_inheritors(relid, lockmode, NULL);
 	return list_make1_oid(relid);
 }
 
@@ -502,16 +558,28 @@ static const TriggerForm trigger_forms[] = {
 	{"truncate", "TRUNCATE", "FOR EACH STATEMENT", NULL},
 };
 
-static char *
-trigger_name(int64 attachment, const TriggerForm *form)
+char *
+llmb_trigger_name(int64 attachment, int form)
 {
-	return psprintf(LLMB_TRIGGER_PREFIX INT64_FORMAT "_%s", attachment, form->suffix);
+	return psprintf(LLMB_TRIGGER_PREFIX INT64_FORMAT "_%s", attachment, trigger_forms[form].suffix);
+}
+
+bool
+llmb_has_triggers(Oid relid, int64 attachment)
+{
+	for (int i = 0; i < (int) lengthof(trigger_forms); i++)
+	{
+		if (!OidIsValid(get_trigger_oid(relid, llmb_trigger_name(attachment, i), true)))
+			return false;
+	}
+	return true;
 }
 
 static void
-create_trigger(const LlmbTask *task, const LlmbAttachment *a, Oid relid, const TriggerForm *form)
+create_trigger(const LlmbTask *task, const LlmbAttachment *a, Oid relid, int number)
 {
-	char	   *name = trigger_name(a->id, form);
+	const TriggerForm *form = &trigger_forms[number];
+	char	   *name = llmb_trigger_name(a->id, number);
 	bool		by_row = a->row_level && form->row;
 
 	if (OidIsValid(get_trigger_oid(relid, name, true)))
@@ -528,11 +596,11 @@ drop_triggers(int64 attachment, Oid relid)
 {
 	ListCell   *lc;
 
-	foreach(lc, relation_tree(relid))
+	foreach(lc, relation_tree(relid, ShareRowExclusiveLock))
 	{
 		for (int i = 0; i < (int) lengthof(trigger_forms); i++)
 		{
-			char	   *name = trigger_name(attachment, &trigger_forms[i]);
+			char	   *name = llmb_trigger_name(attachment, i);
 
 			/* that of a partition goes with the one that it was made from */
 			if (OidIsValid(get_trigger_oid(lfirst_oid(lc), name, true)))
@@ -548,11 +616,11 @@ create_triggers(const LlmbTask *task, const LlmbAttachment *a, Oid relid)
 {
 	ListCell   *lc;
 
-	foreach(lc, relation_tree(relid))
+	foreach(lc, relation_tree(relid, ShareRowExclusiveLock))
 	{
 		for (int i = 0; i < (int) lengthof(trigger_forms); i++)
 		{
-			create_trigger(task, a, lfirst_oid(lc), &trigger_forms[i]);
+			create_trigger(task, a, lfirst_oid(lc), i);
 			CommandCounterIncrement();
 		}
 		llmb_triggers_forget(lfirst_oid(lc));
@@ -611,26 +679,122 @@ same_text(const char *a, const char *b)
 	return a == b || (a && b && strcmp(a, b) == 0);
 }
 
-/* Its tables once more, with what has changed. */
+static bool
+is_one_of(const char *name, char **names, int count)
+{
+	for (int i = 0; i < count; i++)
+	{
+		if (strcmp(names[i], name) == 0)
+			return true;
+	}
+	return false;
+}
+
+/* Do columns matter now that did not before?  Their changes until now were nobody's concern. */
+static bool
+more_columns_matter(const LlmbTask *task, const LlmbTask *was, const LlmbAttachment *now, const LlmbAttachment *before)
+{
+	LlmbTemplate *template = llmb_template_parse(now->prompt);
+	LlmbTemplate *old = llmb_template_parse(before->prompt);
+
+	for (int i = 0; i < now->key_count; i++)
+	{
+		if (!is_one_of(now->keys[i], before->keys, before->key_count))
+			return true;
+	}
+	for (int i = 0; i < template->column_count; i++)
+	{
+		if (!is_one_of(template->columns[i], before->keys, before->key_count) &&
+			!is_one_of(template->columns[i], old->columns, old->column_count))
+			return true;
+	}
+	return task->filter && !same_text(task->filter, was->filter);
+}
+
+/*
+ * Transactions that write to these tables end first, and what is written later
+ * is seen with the new definition: CREATE TRIGGER takes the same lock, in the
+ * same order.  Who may neither make triggers nor write must not stop others.
+ */
 static void
-renew_attachments(const LlmbTask *task)
+wait_for_writers(const LlmbTask *task, List *relids)
 {
 	ListCell   *lc;
 
-	foreach(lc, llmb_store_attachments(task->id, NULL, NULL))
+	list_sort(relids, list_oid_cmp);
+	foreach(lc, relids)
 	{
-		LlmbAttachment *a = lfirst(lc);
-		Oid			schema = get_namespace_oid(a->source_schema, true);
-		Oid			relid = OidIsValid(schema) ? get_relname_relid(a->source_table, schema) : InvalidOid;
-		ListCell   *part;
+		Oid			relid = lfirst_oid(lc);
 
-		/* a table that is gone is the worker's to tell */
+		if (pg_class_aclcheck(relid, GetUserId(), ACL_TRIGGER | ACL_UPDATE | ACL_DELETE | ACL_TRUNCATE) != ACLCHECK_OK &&
+			pg_attribute_aclcheck_all(relid, GetUserId(), ACL_UPDATE, ACLMASK_ANY) != ACLCHECK_OK)
+		{
+			ereport(NOTICE,
+					(errmsg("changes of %s by transactions that are open now may be missed", relation_name(relid)),
+					 errdetail("You may not lock the table, so these were not waited for."),
+					 errhint("When they have ended: SELECT llm_batch.run(%s);", quote_literal_cstr(task->name))));
+			continue;
+		}
+		LockRelationOid(relid, ShareRowExclusiveLock);
+		(void) relation_tree(relid, ShareRowExclusiveLock);
+	}
+}
+
+static int
+compare_tables(const ListCell *a, const ListCell *b)
+{
+	const LlmbAttachment *x = lfirst(a);
+	const LlmbAttachment *y = lfirst(b);
+	Oid			left = llmb_table_by_name(x->source_schema, x->source_table);
+	Oid			right = llmb_table_by_name(y->source_schema, y->source_table);
+
+	return left < right ? -1 : left > right;
+}
+
+/* Its tables once more, with what has changed; "was" is the task before. */
+static void
+renew_attachments(const LlmbTask *task, const LlmbTask *was)
+{
+	List	   *attachments = llmb_store_attachments(task->id, NULL, NULL);
+	List	   *relids = NIL;
+	List	   *widened = NIL;
+	ListCell   *lc;
+	ListCell   *part;
+
+	/* in the order of everybody who locks several of them */
+	list_sort(attachments, compare_tables);
+	foreach(lc, attachments)
+	{
+		LlmbAttachment *before = lfirst(lc);
+		Oid			relid = llmb_table_by_name(before->source_schema, before->source_table);
+		LlmbAttachment *now;
+
+		/* a table that is gone is told of by llm_batch.tasks */
 		if (!OidIsValid(relid))
 			continue;
-		(void) attach_table(task, relid, a->row_level, a->triggers);
-		foreach(part, relation_tree(relid))
+		now = attach_table(task, relid, before->row_level, before->triggers);
+		relids = lappend_oid(relids, relid);
+		if (more_columns_matter(task, was, now, before))
+			widened = lappend_oid(widened, relid);
+	}
+	wait_for_writers(task, widened);
+	foreach(lc, relids)
+	{
+		foreach(part, relation_tree(lfirst_oid(lc), AccessShareLock))
 			llmb_triggers_forget(lfirst_oid(part));
 	}
+}
+
+/* alter_task(name, enabled => false), and nothing else? */
+static bool
+only_disables(FunctionCallInfo fcinfo)
+{
+	for (int i = ARG_NAME + 1; i < ARG_ENABLED; i++)
+	{
+		if (!PG_ARGISNULL(i))
+			return false;
+	}
+	return !PG_ARGISNULL(ARG_ENABLED) && !PG_GETARG_BOOL(ARG_ENABLED);
 }
 
 /*
@@ -639,10 +803,17 @@ renew_attachments(const LlmbTask *task)
 Datum
 llmb_alter_task(PG_FUNCTION_ARGS)
 {
-	LlmbTask   *task = task_arg(fcinfo, "llm_batch.alter_task()");
+	LlmbTask   *task = task_to_change(fcinfo, "llm_batch.alter_task()");
 	LlmbTask	was = *task;
 	Identity	self;
 
+	if (only_disables(fcinfo))
+	{
+		/* whatever else is wrong with it: that can be mended later */
+		task->enabled = false;
+		llmb_store_change_task(task);
+		PG_RETURN_INT32(task->version);
+	}
 	/* another model is looked for on any server, unless one is named */
 	if (!PG_ARGISNULL(ARG_MODEL) && PG_ARGISNULL(ARG_SERVER) && strcmp(llmb_text_arg(fcinfo, ARG_MODEL), was.model) != 0)
 		task->server = NULL;
@@ -657,7 +828,7 @@ llmb_alter_task(PG_FUNCTION_ARGS)
 	task->server = ask_of_task(fcinfo, task)->server->name;
 	become_self(&self);
 	llmb_store_change_task(task);
-	renew_attachments(task);
+	renew_attachments(task, &was);
 	llmb_views_follow(task->id);
 	llmb_wake_at_commit();
 	PG_RETURN_INT32(task->version);
@@ -669,15 +840,14 @@ llmb_alter_task(PG_FUNCTION_ARGS)
 Datum
 llmb_drop_task(PG_FUNCTION_ARGS)
 {
-	LlmbTask   *task = task_arg(fcinfo, "llm_batch.drop_task()");
+	LlmbTask   *task = task_to_change(fcinfo, "llm_batch.drop_task()");
 	ListCell   *lc;
 
 	llmb_views_drop(task->id, 0, !PG_ARGISNULL(1) && PG_GETARG_BOOL(1));
 	foreach(lc, llmb_store_attachments(task->id, NULL, NULL))
 	{
 		LlmbAttachment *a = lfirst(lc);
-		Oid			schema = get_namespace_oid(a->source_schema, true);
-		Oid			relid = OidIsValid(schema) ? get_relname_relid(a->source_table, schema) : InvalidOid;
+		Oid			relid = llmb_table_by_name(a->source_schema, a->source_table);
 
 		if (OidIsValid(relid))
 			drop_triggers(a->id, relid);
@@ -712,7 +882,7 @@ warn_of_triggers(const LlmbTask *task, Oid relid)
 static bool
 has_trigger(Oid relid, int64 attachment)
 {
-	return OidIsValid(get_trigger_oid(relid, trigger_name(attachment, &trigger_forms[0]), true));
+	return OidIsValid(get_trigger_oid(relid, llmb_trigger_name(attachment, 0), true));
 }
 
 /*
@@ -734,13 +904,26 @@ attachment_before(const LlmbTask *task, Oid relid)
 	return NULL;
 }
 
+static void
+tell_of_triggers(const LlmbTask *task, Oid relid, bool again)
+{
+	int			parts = list_length(relation_tree(relid, AccessShareLock)) - 1;
+
+	ereport(NOTICE,
+			(again ? errmsg("task \"%s\" answers rows of %s as before, by new triggers", task->name, relation_name(relid)) :
+			 errmsg("task \"%s\" answers rows of %s from now on", task->name, relation_name(relid)),
+			 parts > 0 ? errdetail_plural("There are triggers on the table and on its %d partition.",
+										  "There are triggers on the table and on its %d partitions.", parts, parts) : 0,
+			 errhint("SELECT llm_batch.run(%s); answers those that are there already.", quote_literal_cstr(task->name))));
+}
+
 /*
  * llm_batch.attach(task, source, row_level) returns void
  */
 Datum
 llmb_attach(PG_FUNCTION_ARGS)
 {
-	LlmbTask   *task = task_arg(fcinfo, "llm_batch.attach()");
+	LlmbTask   *task = task_to_change(fcinfo, "llm_batch.attach()");
 	LlmbAttachment *before;
 	LlmbAttachment *a;
 	Oid			relid;
@@ -757,40 +940,102 @@ llmb_attach(PG_FUNCTION_ARGS)
 	/* it was attached before, perhaps: some may be of the other kind */
 	drop_triggers(a->id, relid);
 	create_triggers(task, a, relid);
-	ereport(NOTICE,
-			(errmsg("task \"%s\" answers rows of %s from now on", task->name, relation_name(relid)),
-			 errhint("SELECT llm_batch.run(%s); answers those that are there already.", quote_literal_cstr(task->name))));
+	tell_of_triggers(task, relid, before && before->triggers);
 	PG_RETURN_VOID();
 }
 
-/*
- * llm_batch.detach(task, source) returns void
- */
-Datum
-llmb_detach(PG_FUNCTION_ARGS)
+/* Of the task to that table, by its name or by its triggers; 0: none. */
+static int64
+attachment_of(const LlmbTask *task, Oid relid)
 {
-	LlmbTask   *task = task_arg(fcinfo, "llm_batch.detach()");
-	Oid			relid = PG_ARGISNULL(1) ? InvalidOid : PG_GETARG_OID(1);
-	int64		attachment = OidIsValid(relid) && get_rel_name(relid) ?
-		llmb_store_find_attachment(task->id, get_namespace_name(get_rel_namespace(relid)), get_rel_name(relid)) : 0;
+	int64		attachment;
+	Relation	rel;
 
-	if (attachment == 0 && OidIsValid(relid) && get_rel_name(relid))
+	if (!OidIsValid(relid) || get_rel_name(relid) == NULL)
+		return 0;
+	attachment = llmb_store_find_attachment(task->id, get_namespace_name(get_rel_namespace(relid)), get_rel_name(relid));
+	if (attachment != 0)
+		return attachment;
+	rel = relation_open(relid, AccessShareLock);
+	attachment = renamed_attachment(task, rel);
+	relation_close(rel, NoLock);
+	return attachment;
+}
+
+/* Of the task to a table of that name which is gone, or has another name now; 0: none. */
+static int64
+attachment_of_gone(const LlmbTask *task, const RangeVar *name)
+{
+	int64		found = 0;
+	ListCell   *lc;
+
+	foreach(lc, llmb_store_attachments(task->id, NULL, NULL))
 	{
-		Relation	rel = relation_open(relid, AccessShareLock);
+		LlmbAttachment *a = lfirst(lc);
 
-		attachment = renamed_attachment(task, rel);
-		relation_close(rel, NoLock);
+		if (strcmp(a->source_table, name->relname) != 0 || (name->schemaname && strcmp(a->source_schema, name->schemaname) != 0) ||
+			OidIsValid(llmb_table_by_name(a->source_schema, a->source_table)))
+			continue;
+		if (found != 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_AMBIGUOUS_PARAMETER),
+					 errmsg("task \"%s\" is attached to several tables \"%s\"", task->name, name->relname),
+					 errhint("Write the name with its schema.")));
+		found = a->id;
 	}
+	return found;
+}
+
+/* relid: InvalidOid for a table that is gone, and its triggers with it. */
+static void
+detach_table(const LlmbTask *task, int64 attachment, Oid relid)
+{
 	if (attachment == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("task \"%s\" is not attached to that table", task->name),
 				 errhint("SELECT source FROM llm_batch.tasks WHERE task = %s;", quote_literal_cstr(task->name))));
 	llmb_views_drop(task->id, attachment, false);
-	drop_triggers(attachment, relid);
-	warn_of_triggers(task, relid);
+	if (OidIsValid(relid))
+	{
+		drop_triggers(attachment, relid);
+		warn_of_triggers(task, relid);
+	}
 	llmb_store_detach(attachment);
 	llmb_wake_at_commit();
+}
+
+/*
+ * llm_batch.detach(task, source regclass) returns void
+ */
+Datum
+llmb_detach(PG_FUNCTION_ARGS)
+{
+	LlmbTask   *task = task_arg(fcinfo, "llm_batch.detach()");
+	Oid			relid = PG_ARGISNULL(1) ? InvalidOid : PG_GETARG_OID(1);
+
+	detach_table(task, attachment_of(task, relid), relid);
+	PG_RETURN_VOID();
+}
+
+/*
+ * llm_batch.detach(task, source text) returns void: the same, where the table
+ * may be gone
+ */
+Datum
+llmb_detach_by_name(PG_FUNCTION_ARGS)
+{
+	LlmbTask   *task = task_arg(fcinfo, "llm_batch.detach()");
+	RangeVar   *name = PG_ARGISNULL(1) ? NULL : makeRangeVarFromNameList(textToQualifiedNameList(PG_GETARG_TEXT_PP(1)));
+	Oid			relid = name ? RangeVarGetRelid(name, NoLock, true) : InvalidOid;
+	int64		attachment = attachment_of(task, relid);
+
+	if (attachment == 0 && name)
+	{
+		attachment = attachment_of_gone(task, name);
+		relid = InvalidOid;
+	}
+	detach_table(task, attachment, relid);
 	PG_RETURN_VOID();
 }
 

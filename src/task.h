@@ -22,6 +22,12 @@
  */
 extern LlmbTask *llmb_own_task(const char *name);
 
+/* The trigger that attach() makes for that event: 0 INSERT, 1 UPDATE, 2 DELETE, 3 TRUNCATE. */
+extern char *llmb_trigger_name(int64 attachment, int form);
+
+/* Has the relation all of them? */
+extern bool llmb_has_triggers(Oid relid, int64 attachment);
+
 /* All attachments (of LlmbAttachment) to a table, to what it is a part of, and to its parts. */
 extern List *llmb_attachments_of_family(Oid relid);
 
@@ -30,6 +36,6 @@ extern List *llmb_attachments_of_family(Oid relid);
  * is not attached to.  It is attached now, if its owner owns the table as
  * well; else raises.  Returns the attachment.
  */
-extern int64 llmb_task_attach_by_trigger(const LlmbTask *task, Relation rel);
+extern LlmbAttachment *llmb_task_attach_by_trigger(const LlmbTask *task, Relation rel);
 
 #endif							/* LLMB_TASK_H */

@@ -515,7 +515,8 @@ refuse_to_drop(const LlmbTask *task, bool detach, List *views)
 		appendStringInfo(&list, "%s%s", list.len > 0 ? ", " : "", ((ViewName *) lfirst(lc))->qualified);
 	ereport(ERROR,
 			(errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
-			 errmsg("there are views of task \"%s\"", task->name),
+			 detach ? errmsg("cannot detach task \"%s\" because views depend on it", task->name) :
+			 errmsg("cannot drop task \"%s\" because views depend on it", task->name),
 			 errdetail("They show its answers: %s.", list.data),
 			 detach ? errhint("DROP VIEW %s;", list.data) :
 			 errhint("DROP VIEW %s; or drop the task with them: SELECT llm_batch.drop_task(%s, cascade => true);",
@@ -627,7 +628,8 @@ check_existing(const LlmbTask *task, const ViewName *view, Oid existing)
 		return;
 	ereport(ERROR,
 			(errcode(ERRCODE_DUPLICATE_TABLE),
-			 errmsg("%s already exists, and is not a view of task \"%s\"", view->qualified, task->name),
+			 errmsg("relation \"%s\" already exists", view->qualified),
+			 errdetail("It is not a view of task \"%s\".", task->name),
 			 errhint("Choose another name.")));
 }
 

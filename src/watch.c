@@ -19,6 +19,7 @@
 #include "utils/lsyscache.h"
 
 #include "compat.h"
+#include "source.h"
 #include "watch.h"
 
 /* ---- conditions ---- */
@@ -26,9 +27,14 @@
 static Node *
 raw_condition(const char *condition)
 {
-	List	   *parsed = raw_parser(psprintf("SELECT %s\n", condition), RAW_PARSE_DEFAULT);
-	SelectStmt *select = castNode(SelectStmt, linitial_node(RawStmt, parsed)->stmt);
+	int			level = NewGUCNestLevel();
+	List	   *parsed;
+	SelectStmt *select;
 
+	llmb_pin_strings();
+	parsed = raw_parser(psprintf("SELECT %s\n", condition), RAW_PARSE_DEFAULT);
+	AtEOXact_GUC(false, level);
+	select = castNode(SelectStmt, linitial_node(RawStmt, parsed)->stmt);
 	return linitial_node(ResTarget, select->targetList)->val;
 }
 
@@ -75,9 +81,22 @@ llmb_condition_columns(Relation rel, const char *condition, bool *whole)
 	return names.columns;
 }
 
+/* Names that would be found here, by the caller's search_path, are not when the worker looks. */
+static void
+condition_error(void *arg)
+{
+	int			code = geterrcode();
+
+	(void) arg;
+	errcontext("filter of a task");
+	if (code == ERRCODE_UNDEFINED_FUNCTION || code == ERRCODE_UNDEFINED_OBJECT || code == ERRCODE_UNDEFINED_TABLE)
+		errhint("It is read with search_path pg_catalog, pg_temp: write names of functions, operators, types and tables with their schema.");
+}
+
 void
 llmb_check_condition_on(Relation rel, const char *condition)
 {
+	ErrorContextCallback callback = {error_context_stack, condition_error, NULL};
 	ParseState *pstate = make_parsestate(NULL);
 	int			level = NewGUCNestLevel();
 	ParseNamespaceItem *item;
@@ -86,7 +105,9 @@ llmb_check_condition_on(Relation rel, const char *condition)
 							 GUC_ACTION_SAVE, true, 0, false);
 	item = addRangeTableEntryForRelation(pstate, rel, AccessShareLock, NULL, false, true);
 	addNSItemToQuery(pstate, item, true, true, true);
+	error_context_stack = &callback;
 	(void) transformWhereClause(pstate, raw_condition(condition), EXPR_KIND_WHERE, "WHERE");
+	error_context_stack = callback.previous;
 	AtEOXact_GUC(false, level);
 	free_parsestate(pstate);
 }
@@ -112,16 +133,38 @@ plain_numbers(const Bitmapset *offset, bool *whole)
 	return numbers;
 }
 
+/* What a generated column reads. */
+static Bitmapset *
+read_by_generated(Relation rel, int generated, bool *whole)
+{
+	Bitmapset  *offset = NULL;
+
+	pull_varattnos(build_column_default(rel, generated), 1, &offset);
+	return plain_numbers(offset, whole);
+}
+
 bool
 llmb_generated_from(Relation rel, int generated, const Bitmapset *columns)
 {
-	Bitmapset  *offset = NULL;
 	bool		whole = false;
 
 	if (!TupleDescAttr(RelationGetDescr(rel), generated - 1)->attgenerated)
 		return false;
-	pull_varattnos(build_column_default(rel, generated), 1, &offset);
-	return bms_overlap(plain_numbers(offset, &whole), columns) || whole;
+	return bms_overlap(read_by_generated(rel, generated, &whole), columns) || whole;
+}
+
+Bitmapset *
+llmb_with_virtual_read(Relation rel, Bitmapset *columns, bool *whole)
+{
+	Bitmapset  *read = NULL;
+	int			attnum = -1;
+
+	while ((attnum = bms_next_member(columns, attnum)) >= 0)
+	{
+		if (llmb_is_virtual(TupleDescAttr(RelationGetDescr(rel), attnum - 1)))
+			read = bms_add_members(read, read_by_generated(rel, attnum, whole));
+	}
+	return bms_add_members(columns, read);
 }
 
 Bitmapset *

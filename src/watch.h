@@ -30,6 +30,13 @@ extern Bitmapset *llmb_condition_columns(Relation rel, const char *condition, bo
 /* Does a generated column read one of these others? */
 extern bool llmb_generated_from(Relation rel, int generated, const Bitmapset *columns);
 
+/*
+ * The set, which is taken over, with what its virtual generated columns read:
+ * nothing is stored of such a column, so a trigger finds none of its values.
+ * *whole is set when one reads the whole row, and left alone otherwise.
+ */
+extern Bitmapset *llmb_with_virtual_read(Relation rel, Bitmapset *columns, bool *whole);
+
 /* Numbers of named columns; *missing is set to the first that is not there. */
 extern Bitmapset *llmb_column_numbers(Relation rel, char **names, int count, const char **missing);
 

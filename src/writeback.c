@@ -24,6 +24,8 @@
 
 #include "access/xact.h"
 #include "catalog/namespace.h"
+#include "catalog/pg_namespace.h"
+#include "catalog/pg_operator.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
@@ -35,7 +37,9 @@
 #include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
+#include "utils/syscache.h"
 #include "utils/timestamp.h"
+#include "utils/typcache.h"
 
 #include "as_owner.h"
 #include "compat.h"
@@ -127,12 +131,32 @@ append_input(StringInfo sql, const LlmbJobDef *def, Oid relid)
 	appendStringInfoString(sql, ", n)) AS llmb_input");
 }
 
+/*
+ * The operator by which a unique index finds a value of the column's type,
+ * wherever that type's extension lives: search_path does not lead there.
+ */
+static const char *
+equality(Oid relid, const char *column)
+{
+	Oid			type = getBaseType(get_atttype(relid, get_attnum(relid, column)));
+	HeapTuple	tuple = SearchSysCache1(OPEROID, ObjectIdGetDatum(lookup_type_cache(type, TYPECACHE_EQ_OPR)->eq_opr));
+	const char *name = "=";
+
+	if (!HeapTupleIsValid(tuple))
+		return name;
+	if (((Form_pg_operator) GETSTRUCT(tuple))->oprnamespace != PG_CATALOG_NAMESPACE)
+		name = psprintf("OPERATOR(%s.%s)", quote_identifier(get_namespace_name(((Form_pg_operator) GETSTRUCT(tuple))->oprnamespace)),
+						NameStr(((Form_pg_operator) GETSTRUCT(tuple))->oprname));
+	ReleaseSysCache(tuple);
+	return name;
+}
+
 static void
-append_match(StringInfo sql, const LlmbJobDef *def, const char *table)
+append_match(StringInfo sql, const LlmbJobDef *def, Oid relid, const char *table)
 {
 	for (int i = 0; i < def->key_count; i++)
-		appendStringInfo(sql, "%s%s.%s = llmb_input.k%d", i ? " AND " : "", table,
-						 quote_identifier(def->key_columns[i]), i);
+		appendStringInfo(sql, "%s%s.%s %s llmb_input.k%d", i ? " AND " : "", table,
+						 quote_identifier(def->key_columns[i]), equality(relid, def->key_columns[i]), i);
 }
 
 /* The prompt, or its hash, as the row would give it now. */
@@ -168,7 +192,7 @@ build_sql(Slice *slice, Oid relid)
 	appendStringInfoString(&sql, " FROM ");
 	append_input(&sql, def, relid);
 	appendStringInfoString(&sql, " WHERE ");
-	append_match(&sql, def, "t");
+	append_match(&sql, def, relid, "t");
 	appendStringInfoString(&sql, " AND ");
 	append_prompt(&sql, def, "t", "prompt_hash", "llmb_input.h");
 	appendStringInfoString(&sql, " = llmb_input.h RETURNING llmb_input.n");
@@ -178,7 +202,7 @@ build_sql(Slice *slice, Oid relid)
 	appendStringInfo(&sql, "SELECT llmb_input.n FROM %s AS t, ", table);
 	append_input(&sql, def, relid);
 	appendStringInfoString(&sql, " WHERE ");
-	append_match(&sql, def, "t");
+	append_match(&sql, def, relid, "t");
 	appendStringInfoString(&sql, " FOR NO KEY UPDATE OF t SKIP LOCKED");
 	slice->lock = sql.data;
 
@@ -188,8 +212,25 @@ build_sql(Slice *slice, Oid relid)
 	appendStringInfo(&sql, " = llmb_input.h FROM %s AS t, ", table);
 	append_input(&sql, def, relid);
 	appendStringInfoString(&sql, " WHERE ");
-	append_match(&sql, def, "t");
+	append_match(&sql, def, relid, "t");
 	slice->look = sql.data;
+}
+
+/* Is there no answer in the row?  To write one takes no right to read it. */
+static void
+append_vacant(StringInfo sql, const LlmbJobDef *def, Oid relid, Oid owner)
+{
+	appendStringInfoString(sql, def->target_count ? "true" : "false");
+	for (int i = 0; i < def->target_count; i++)
+	{
+		AttrNumber	attnum = get_attnum(relid, def->target_columns[i]);
+
+		if (attnum != InvalidAttrNumber &&
+			(pg_class_aclcheck(relid, owner, ACL_SELECT) == ACLCHECK_OK ||
+			 pg_attribute_aclcheck(relid, attnum, owner, ACL_SELECT) == ACLCHECK_OK))
+			appendStringInfo(sql, " AND %s.%s IS NULL", quote_identifier(def->source_table), quote_identifier(def->target_columns[i]));
+	}
+	appendStringInfoString(sql, " AS vacant, ");
 }
 
 /*
@@ -207,19 +248,22 @@ build_look(Slice *slice, const LlmbLook *look)
 	StringInfoData sql;
 
 	initStringInfo(&sql);
-	appendStringInfo(&sql, "SELECT r.n, r.matches, r.ready, r.bytes, CASE WHEN r.bytes / 1024 < %d "
-					 "AND pg_catalog.sum(r.bytes) OVER (ORDER BY r.n) - r.bytes < %d THEN r.p END "
-					 "FROM (SELECT llmb_input.n, s.matches, s.ready, s.p, "
+	appendStringInfo(&sql, "SELECT r.n, r.k, r.matches, r.ready, r.bytes, CASE WHEN r.bytes / 1024 < %d "
+					 "AND pg_catalog.sum(r.bytes) OVER (ORDER BY r.n) - r.bytes < %d THEN r.p END, r.vacant "
+					 "FROM (SELECT llmb_input.n, s.k, s.matches, s.ready, s.p, s.vacant, "
 					 "CASE WHEN s.matches AND s.ready THEN pg_catalog.octet_length(s.p) ELSE 0 END::pg_catalog.int8 AS bytes FROM ",
 					 llmb_max_prompt_kb, LOOK_BYTES);
 	append_input(&sql, def, slice->relid);
-	appendStringInfo(&sql, ", LATERAL (SELECT (%s\n) IS TRUE AS matches, true", look->filter ? look->filter : "true");
+	appendStringInfoString(&sql, ", LATERAL (SELECT ");
+	llmb_append_key(&sql, table, def->key_columns, def->key_count);
+	appendStringInfo(&sql, " AS k, (%s\n) IS TRUE AS matches, true", look->filter ? look->filter : "true");
 	for (int i = 0; i < look->needed_count; i++)
 		appendStringInfo(&sql, " AND %s.%s IS NOT NULL", table, quote_identifier(look->needed[i]));
 	appendStringInfoString(&sql, " AS ready, ");
+	append_vacant(&sql, def, slice->relid, slice->who.owner);
 	append_prompt(&sql, def, table, "prompt_text", "$3");
 	appendStringInfo(&sql, " AS p FROM %s WHERE ", quote_qualified_identifier(def->source_schema, def->source_table));
-	append_match(&sql, def, table);
+	append_match(&sql, def, slice->relid, table);
 	appendStringInfoString(&sql, " OFFSET 0) AS s OFFSET 0) AS r");
 	slice->read = sql.data;
 }
@@ -397,21 +441,26 @@ static void
 read_rows(const Slice *slice, const int *which, int count)
 {
 	for (int i = 0; i < count; i++)
+	{
 		slice->readings[which[i]].found = LLMB_FOUND_NOTHING;
+		slice->readings[which[i]].row = NULL;
+	}
 	execute(slice, slice->read, which, count);
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
 		HeapTuple	tuple = SPI_tuptable->vals[i];
 		TupleDesc	desc = SPI_tuptable->tupdesc;
 		LlmbReading *reading = &slice->readings[which[result_position(i, count)]];
-		char	   *prompt = SPI_getvalue(tuple, desc, 5);
+		char	   *prompt = SPI_getvalue(tuple, desc, 6);
 		bool		isnull;
 
+		reading->row = MemoryContextStrdup(slice->context, SPI_getvalue(tuple, desc, 2));
+		reading->vacant = DatumGetBool(SPI_getbinval(tuple, desc, 7, &isnull));
 		reading->prompt = prompt ? MemoryContextStrdup(slice->context, prompt) : NULL;
-		reading->bytes = DatumGetInt64(SPI_getbinval(tuple, desc, 4, &isnull));
-		if (!DatumGetBool(SPI_getbinval(tuple, desc, 2, &isnull)))
+		reading->bytes = DatumGetInt64(SPI_getbinval(tuple, desc, 5, &isnull));
+		if (!DatumGetBool(SPI_getbinval(tuple, desc, 3, &isnull)))
 			reading->found = LLMB_FOUND_OTHER;
-		else if (!DatumGetBool(SPI_getbinval(tuple, desc, 3, &isnull)))
+		else if (!DatumGetBool(SPI_getbinval(tuple, desc, 4, &isnull)))
 			reading->found = LLMB_FOUND_UNREADY;
 		else
 			reading->found = prompt ? LLMB_FOUND_PROMPT :
@@ -728,7 +777,7 @@ read_slice(const Slice *slice, const LlmbLook *look, const int *which, int count
 	/* what is wrong with the statement is no row's fault, and what passes passes */
 	if ((llmb_error_passes(sqlstate) && !(look->last_try && sqlstate == ERRCODE_QUERY_CANCELED)) || fails_without_rows(slice, sqlstate))
 	{
-		*obstacle = psprintf("rows cannot be read for now: %s", message ? message : "it takes too long");
+		*obstacle = psprintf(LLMB_CANNOT_BE_READ ": %s", message ? message : "it takes too long");
 		return false;
 	}
 	if (count > 1)

@@ -84,8 +84,13 @@ typedef struct LlmbReading
 	LlmbFound	found;
 	char	   *prompt;			/* as the row gives it now; only LLMB_FOUND_PROMPT */
 	int64		bytes;			/* of the prompt */
+	char	   *row;			/* the key as the row has it; NULL: there is no such row */
+	bool		vacant;			/* all targets that can be read are NULL; false without targets */
 	char	   *reason;			/* of an error: it may quote the row */
 } LlmbReading;
+
+/* So begins an obstacle that goes on in words of PostgreSQL, or of a user's code: those may quote rows. */
+#define LLMB_CANNOT_BE_READ	"rows cannot be read for now"
 
 /*
  * Looks at rows of the job's source by their keys, as the owner, and renders

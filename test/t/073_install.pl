@@ -255,6 +255,11 @@ is( db('pristine', q{
 	AND obj_description(d.objid, d.classid::regclass::name) IS NULL
 	AND NOT EXISTS (SELECT FROM pg_type t WHERE d.classid = 'pg_type'::regclass AND t.oid = d.objid AND (t.typrelid <> 0 OR t.typelem <> 0))}),
 	'', 'every object has a comment');
+is( db('pristine', q{
+	SELECT string_agg(relname || '.' || attname, ', ' ORDER BY relname, attnum)
+	FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0
+	WHERE relnamespace = 'llm_batch'::regnamespace AND relkind = 'v' AND COALESCE(col_description(c.oid, attnum), '') !~ '\w{2}'}),
+	'', 'and so has every column of a view');
 
 # ---- renamed ----
 
@@ -320,7 +325,7 @@ sub dump_of
 }
 my ($status, $out, $err) = dump_of('-U', 'owner');
 ok($status != 0, 'the owner of the database cannot dump all of it');
-like($err, qr/permission denied|row-level security/, 'and is told why');
+like($err, qr/permission denied|row-level security|lack SELECT privilege/, 'and is told why');
 ($status, $out, $err) = dump_of('-U', 'owner', '-n', 'app');
 is($status, 0, 'he can dump a schema of his own');
 like($out, qr/CREATE TABLE app\.t/, 'which is in it');
@@ -368,6 +373,7 @@ function check_pattern(text): PUBLIC EXECUTE
 function create_task(text, text, text, text, text, text, text, name, text, jsonb, jsonb, text, integer, boolean, integer, boolean, numeric, interval, jsonb, interval, integer, text, text): PUBLIC EXECUTE
 function create_view(text, text, regclass): PUBLIC EXECUTE
 function detach(text, regclass): PUBLIC EXECUTE
+function detach(text, text): PUBLIC EXECUTE
 function drop_task(text, boolean): PUBLIC EXECUTE
 function enqueue(): PUBLIC EXECUTE
 function estimate(regclass, text, text, text, text, text, bigint, name, text, jsonb, jsonb, text, integer, boolean, boolean, integer, boolean, numeric, interval, bigint, text, jsonb, text, text): PUBLIC EXECUTE
@@ -385,10 +391,12 @@ function resume(bigint, boolean): PUBLIC EXECUTE
 function retry(bigint, text[]): PUBLIC EXECUTE
 function run(text, text, boolean): PUBLIC EXECUTE
 function server_health(): PUBLIC EXECUTE
+function source_trouble(bigint, name, name, name, text, name, boolean, boolean): PUBLIC EXECUTE
 function submit(regclass, text, text, text, text, text, bigint, name, text, jsonb, jsonb, text, integer, boolean, boolean, integer, boolean, numeric, interval, bigint, text, jsonb, text, text): PUBLIC EXECUTE
 function submit_prompts(text[], text, name, text, jsonb, jsonb, text, integer, boolean, boolean, integer, boolean, numeric, interval, bigint, text, jsonb, text, text): PUBLIC EXECUTE
 function submit_query(text, text, name, text, jsonb, jsonb, text, integer, boolean, boolean, integer, boolean, numeric, interval, bigint, text, jsonb, text, text): PUBLIC EXECUTE
 function task_answer(bigint, "any"): PUBLIC EXECUTE
+function task_status(): PUBLIC EXECUTE
 function time_left(name, text, integer, integer, timestamp with time zone): PUBLIC EXECUTE
 function validator(text[], oid): 
 function worker_status(): PUBLIC EXECUTE

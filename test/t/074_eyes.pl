@@ -275,6 +275,67 @@ like(states('job', 'job', $slow, @lines), qr/^running>cancelling cancelling>canc
 is(total(\%now, 'llm_batch_items_total', 'state=cancelled'), sql($node, 'SELECT sum(cancelled) FROM llm_batch.progress'), 'metrics: cancelled items');
 is(total(\%now, 'llm_batch_errors_total'), 3, 'metrics: which are no errors');
 
+# ---- tasks: names and numbers for monitors, text for the owner ----
+
+# its error is one of those that pass: all rows are read another time
+sql($node, q{
+	GRANT CREATE ON SCHEMA public TO ann;
+	SET ROLE ann;
+	CREATE FUNCTION loud(body text) RETURNS boolean LANGUAGE plpgsql AS
+		$$BEGIN RAISE USING ERRCODE = 'serialization_failure', MESSAGE = 'diagnosis: ' || body; END$$;
+	CREATE TABLE patient (id text PRIMARY KEY, body text, ans text);
+	CREATE TABLE guest (LIKE patient INCLUDING ALL);
+	CREATE TABLE visitor (LIKE patient INCLUDING ALL);
+	SELECT llm_batch.create_task('stands', prompt => 'Recall {{body}}', filter => 'public.loud(body)', model => 'mock', server => 'mock', target => 'ans', max_wait => '0',
+		on_error => $$SELECT 'words and more'$$);
+	SELECT llm_batch.create_task('sleeps', prompt => 'Recall {{body}}', model => 'mock', server => 'mock', target => 'ans');
+	SELECT llm_batch.create_task('runs', prompt => 'Recall {{body}} once', model => 'mock', server => 'mock', target => 'ans', max_wait => '0', labels => '{"n": 4}');
+	SELECT llm_batch.attach('stands', 'patient');
+	SELECT llm_batch.attach('sleeps', 'guest');
+	SELECT llm_batch.attach('sleeps', 'visitor');
+	SELECT llm_batch.attach('runs', 'guest');
+	SELECT llm_batch.alter_task('sleeps', enabled => false);
+	INSERT INTO patient VALUES ('Smith', 'gout');
+	INSERT INTO guest VALUES ('Jones', 'ague'), ('Brown', 'rash');
+	INSERT INTO visitor VALUES ('Green', 'cold')});
+wait_until($node, q{SELECT reason = 'rows cannot be read for now: diagnosis: gout' FROM llm_batch.tasks WHERE task = 'stands'}, 'a filter whose error quotes the row');
+wait_until($node, q{SELECT count(ans) = 2 FROM guest}, 'another task runs');
+my $TASKS = q{SELECT task, source, state, waiting, waiting_since, COALESCE(substr(reason, 1, 27), 'none'), gathered, labels, created_at FROM llm_batch.tasks ORDER BY task, source};
+my $tasks = sql($node, $TASKS);
+is(sql($node, q{SELECT task, source, owner, state, waiting, waiting_since IS NULL, target FROM llm_batch.tasks ORDER BY task, source}), join("\n",
+		'runs|public.guest|ann|enabled|0|t|ans', 'sleeps|public.guest|ann|disabled|2|f|ans', 'sleeps|public.visitor|ann|disabled|1|f|ans', 'stands|public.patient|ann|enabled|1|f|ans'),
+	'tasks: what runs, what sleeps, what stands');
+is(sql($node, "SET ROLE $_; $TASKS"), $tasks, "tasks: $_ sees the same") foreach qw(ann eyes);
+is(sql($node, "SET ROLE nobody; $TASKS"), '', 'tasks: an ordinary role nothing of it');
+is(sql($node, "SET ROLE $_->[0]; SELECT reason FROM llm_batch.tasks WHERE task = 'stands'"), $_->[1], "tasks: the reason, as $_->[0] may see it")
+  foreach [ ann => 'rows cannot be read for now: diagnosis: gout' ], [ eyes => 'rows cannot be read for now' ];
+unlike(sql($node, 'SET ROLE eyes; SELECT t FROM llm_batch.tasks t; SELECT s FROM llm_batch.task_status() s'), qr/gout|Smith|Recall|loud|words/, 'tasks: pg_monitor sees no rows, no prompts, no code');
+is(sql($node, "SET ROLE eyes; SELECT count(*) FROM llm_batch.$_"), '0', "pg_monitor: nothing in $_") foreach qw(task task_version attachment inbox task_item gathering);
+%now = metrics('eyes');
+is(join(' ', map { $now{"llm_batch_task_waiting_rows task=$_"} } qw(runs sleeps stands)), '0 3 1', 'metrics: rows that wait, of all tables of a task');
+is(join(' ', map { $now{"llm_batch_task_stopped task=$_"} } qw(runs sleeps stands)), '0 1 1', 'metrics: tasks that stand still');
+my $age = sql($node, q{SELECT extract(epoch FROM clock_timestamp() - min(waiting_since)) FROM llm_batch.tasks WHERE task = 'sleeps'});
+my $told = $now{'llm_batch_task_oldest_waiting_seconds task=sleeps'};
+ok($told > 0 && $told < $age, 'metrics: since when the oldest waits');
+is($now{'llm_batch_task_oldest_waiting_seconds task=runs'}, 0, 'metrics: 0 where none does');
+my %others = metrics('nobody');
+is(join(' ', grep { /_task_/ } keys %others), '', 'metrics: an ordinary role hears nothing of others\' tasks');
+# the statement has its snapshot, and waits for the lock before it reads the view
+my $holder = LlmBatch::Session->new($node);
+$holder->query('SELECT pg_advisory_lock(7)');
+my ($seen_late, $trouble) = ('', '');
+my $reader = IPC::Run::start([ 'psql', '-XAtq', '-d', $node->connstr('postgres'), '-c', q{
+	SELECT (SELECT sum(waiting) FROM llm_batch.tasks WHERE task = 'sleeps' AND lock.had IS NOT NULL)
+	FROM (SELECT pg_advisory_lock_shared(7)::text AS had OFFSET 0) lock} ], '>', \$seen_late, '2>', \$trouble);
+wait_until($node, q{SELECT count(*) = 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted}, 'a statement waits');
+sql($node, q{INSERT INTO visitor VALUES ('Black', 'mumps')});
+$holder->end;
+$reader->finish;
+is("$seen_late$trouble", "3\n", 'tasks: what the statement sees that reads it, as of the other views');
+is(sql($node, q{SELECT sum(waiting) FROM llm_batch.tasks WHERE task = 'sleeps'}), 4, 'and the next one sees more');
+# rows that wait for their task keep the worker
+sql($node, q{SELECT llm_batch.drop_task('stands'); SELECT llm_batch.drop_task('sleeps')});
+
 # ---- the list of metrics ----
 
 is( sql($node, q{SELECT string_agg(DISTINCT name, ' ') FROM llm_batch.metrics WHERE name NOT IN (SELECT name FROM llm_batch.metric_help)}),

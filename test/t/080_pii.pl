@@ -156,6 +156,20 @@ foreach my $api (@apis)
 	is(maps($job), '0', "$api, messages: the map is gone");
 }
 
+# Texts of messages that begin as a file does, or are written as one.
+{
+	sent();
+	my $job = sql($node, qq{
+		SELECT llm_batch.submit_query(\$\$
+			SELECT n AS key, jsonb_build_array(jsonb_build_object('role', 'user', 'content', content)) AS messages
+			FROM (VALUES (1, to_jsonb('Data: anna.secret1\@example.com has 4111 1111 1111 1111'::text)),
+				(2, to_jsonb((SELECT string_agg('Iban-DE89370400440532013000', E'\\n') FROM generate_series(1, 30)))),
+				(3, jsonb_build_array(jsonb_build_object('type', 'text', 'text', 'data:anna.secret3\@example.com')))) t(n, content)\$\$,
+			'$LlmBatch::MODEL{openai}', server => 'openai', mode => 'batch', mask_pii => true)});
+	is(wait_job($node, $job), 'succeeded', 'texts as files: the job succeeded') or explain_job($node, $job);
+	like(nothing_left('texts as files'), qr/Data: \[EMAIL_1\] has \[CARD_1\]/, 'texts as files: placeholders were');
+}
+
 # ---- answers that are JSON ----
 
 people();
@@ -310,6 +324,36 @@ is(maps(), '0', 'after a retry: the map is gone');
 $sim->clear_rules;
 sql($node, q{UPDATE llm_batch.pii_pattern SET enabled = name IN ('project', 'quote')});
 
+# One that would be too long is no obstacle to the others.
+people();
+sql($node, q{UPDATE people SET body = 'Repeat ' || repeat('a', 1000000) || '@b.example' WHERE id = 4});
+$sim->rule({}, items => [ { prompt_contains => 'Repeat', do => { answer => '[EMAIL_1] ' x 100 } } ]);
+$job = submit($node, %ask, server => 'openai', mode => 'batch');
+is(wait_job($node, $job), 'partial', 'an answer that is too long with the originals: the others succeed');
+is(sql($node, "SELECT error_code, error ~ 'too long with what was masked', answer = repeat('[EMAIL_1] ', 100) FROM llm_batch.results WHERE job_id = $job AND key = '4'"),
+	'invalid_output|t|t', 'it has failed, and is kept with its placeholders') or explain_job($node, $job);
+is(sql($node, 'SELECT count(summary) FROM people WHERE id <> 4'), '4', 'they are written');
+$sim->clear_rules;
+
+# A pattern that takes the square of a text's length: that item is not sent, the others are.
+people();
+sent();
+sql($node, q{
+	INSERT INTO llm_batch.pii_pattern VALUES ('square', 'secret(.*code)?', 'SQUARE');
+	UPDATE people SET body = repeat('secret ', 45000) WHERE id = 2;
+	UPDATE people SET mood = 'behind it' WHERE id = 5});
+$job = submit($node, %ask, server => 'openai', mode => 'batch');
+is(wait_job($node, $job), 'partial', 'a pattern that takes too long on a text');
+is(sql($node, "SELECT string_agg(key || ' ' || error_code || ' ' || error, '; ') FROM llm_batch.results WHERE job_id = $job AND state <> 'succeeded'"),
+	'2 invalid_request it was not sent: the patterns of llm_batch.pii_pattern take too long on its text', 'that item fails');
+unlike(nothing_left('a pattern that takes too long'), qr/secret secret/, 'its text was not sent');
+is(sql($node, 'SELECT count(summary) FROM people'), '4', 'the others have their answers');
+check_job($node, $job);
+sql($node, q{DELETE FROM llm_batch.pii_pattern WHERE name = 'square'});
+sql($node, "SELECT llm_batch.retry($job)");
+wait_until($node, "SELECT state = 'succeeded' FROM llm_batch.job WHERE id = $job", 'retry() sends it when the pattern is gone');
+check_job($node, $job);
+
 # ---- errors ----
 
 # A provider that quotes the request, and a row that does not take the answer.
@@ -414,10 +458,16 @@ is(maps($job), '0', 'and nothing is kept');
 			CREATE TABLE notes (id int PRIMARY KEY, body text, summary text);
 			INSERT INTO notes VALUES (1, '$text')});
 		is($node->safe_psql($name, "SELECT llm_batch.redact(body) FROM notes"), "Der M\xc3\xbcller <[EMAIL_1]> \xc3\xa4 [SIZE_1] \xc3\xbc. Mehr.", "$name: found and replaced");
+		my $peak = $node->safe_psql($name, q{
+			SELECT length(llm_batch.redact(repeat('abc def ', 50000)));
+			SELECT substring(pg_read_file('/proc/' || pg_backend_pid() || '/status') FROM 'VmHWM:\s*(\d+)')});
+		cmp_ok((split /\n/, $peak)[1], '<', 200_000, "$name: 400 kB take little memory");
 		my ($status, $out, $err) = $node->psql($name, qq{
 			SELECT llm_batch.submit('notes', '{{body}}', 'mock', 'summary', server => 'mock', mode => 'batch', mask_pii => true);
 			CALL llm_batch.wait(1)});
 		is($node->safe_psql($name, 'SELECT summary FROM notes'), "Der $body", "$name: and put back") or diag($err);
+		$node->safe_psql($name, q{INSERT INTO llm_batch.pii_pattern VALUES ('any', 'Zebra.', 'ANY')});
+		is($node->safe_psql($name, "SELECT llm_batch.redact('x Zebra\xc3\xb6, y Zebra\xc3\xa4z')"), 'x [ANY_1], y [ANY_2]', "$name: characters are masked as a whole");
 		sql($node, "DROP DATABASE $name WITH (FORCE)");
 	}
 }

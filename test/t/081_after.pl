@@ -203,6 +203,8 @@ my $after_mixed = prompts("'{after all}'", ", after => $mixed");
 my $gone = follow_query($held, q{SELECT id AS key, body AS prompt FROM public.passing});
 my $slow = follow_query($held, q{SELECT 1 AS key, 'x' AS prompt FROM pg_sleep(60)});
 my $quoting = follow_query($held, q{SELECT public.secret() AS key, 'x' AS prompt});
+my $told = follow_query($held, q{SELECT id AS key, pg_size_bytes(body)::text AS prompt FROM public.notes});
+my $named = follow_query($held, q{SELECT body AS key, NULL AS prompt FROM public.notes}, ', atomic => true');
 my $stubborn = follow_query($held, q{SELECT 1 AS key, public.stubborn() AS prompt});
 my $locked = follow_query($held, q{SELECT id AS key, 'Locked.' AS prompt FROM public.lockable});
 my $huge = follow_query($held, q{SELECT n AS key, 'x' AS prompt FROM generate_series(1, 20) n}, ', atomic => true');
@@ -234,12 +236,18 @@ is(wait_job($node, $gone), 'failed', 'a table that is gone');
 like(line($gone), qr/its query failed: relation "public.passing" does not exist/, 'is named');
 is(wait_job($node, $quoting), 'failed', 'an error that quotes data');
 like(line($quoting), qr/its query failed \(SQLSTATE 22P02\): run it to see why$/, 'is not told to everybody');
+foreach my $job ($told, $named)
+{
+	is(wait_job($node, $job), 'failed', 'another one');
+	unlike(line($job) . sql($node, "SELECT string_agg(message, ' ') FROM llm_batch.events WHERE job_id = $job"), qr/speaks|Article/, 'neither');
+}
+like(line($named), qr/row 1 of its query cannot be sent: the prompt is NULL$/, 'but what it was');
 is(wait_job($node, $stubborn), 'failed', 'a query that catches its cancels');
 like(line($stubborn), qr/its query could not be cancelled/, 'ends its job, not the worker for ever');
 is(wait_job($node, $huge), 'failed', 'an atomic job of too many items');
 like(line($huge), qr/^failed 0 .*an atomic job cannot have more than 19 items/, 'fails before a cent is spent');
 is(wait_job($node, $hopeless), 'failed', 'an atomic job with a row that cannot be sent');
-like(line($hopeless), qr/^failed 0 .*the prompt for key 2 is NULL/, 'fails likewise, and names it');
+like(line($hopeless), qr/^failed 0 .*row 2 of its query cannot be sent: the prompt is NULL$/, 'fails likewise, and tells which');
 is(wait_job($node, $who), 'succeeded', 'a query of a role with fewer privileges');
 is(sql($node, "SELECT answer FROM llm_batch.results WHERE job_id = $who"), 'analyst pg_catalog, pg_temp.', 'runs as that role, with a pinned search_path');
 is(wait_job($node, $revoked), 'failed', 'privileges are asked again');
@@ -251,6 +259,49 @@ like(line($locked), qr/^waiting 0 .*(locked: it is tried again|its query runs)/,
 $lock->query('COMMIT');
 $lock->end;
 is(wait_job($node, $locked), 'succeeded', 'it is tried again');
+
+# A table that somebody else has put in the place of another.
+sql($node, q{CREATE ROLE thief; CREATE SCHEMA shared; GRANT ALL ON SCHEMA shared TO PUBLIC;
+	CREATE TABLE shared.t (id int PRIMARY KEY, body text); CREATE TABLE shared.u (id int PRIMARY KEY, body text); CREATE TABLE loot (who text)});
+$held = endless();
+my @replaced = map { submit($node, source => "shared.$_", prompt => '{{body}}', target => undef, after => $held) } 't', 'u';
+sql($node, q{
+	DROP TABLE shared.t, shared.u;
+	CREATE TABLE shared.u AS SELECT 1 AS id, 'Mine.' AS body; ALTER TABLE shared.u ADD PRIMARY KEY (id);
+	GRANT INSERT ON loot TO PUBLIC;
+	SET ROLE thief;
+	CREATE FUNCTION shared.evil() RETURNS bool LANGUAGE sql AS 'INSERT INTO public.loot VALUES (current_user) RETURNING true';
+	CREATE TABLE shared.t AS SELECT 1 AS id, 'Theirs.' AS body;
+	ALTER TABLE shared.t ADD PRIMARY KEY (id);
+	ALTER TABLE shared.t RENAME TO real; CREATE VIEW shared.t AS SELECT * FROM shared.real WHERE shared.evil(); GRANT ALL ON shared.real, shared.t TO PUBLIC});
+go_on($held);
+is(wait_job($node, $replaced[0]), 'failed', 'a table that another role has put in the place of the one named');
+like(line($replaced[0]), qr/its query failed: table shared\.t belongs to another role than when the job was submitted$/, 'is told');
+is(sql($node, 'SELECT count(*) FROM loot'), '0', 'and none of its code has run');
+is(wait_job($node, $replaced[1]), 'succeeded', 'one of the same owner is as good as before');
+
+# Slow queries of several owners leave the worker as much time as they take.
+$held = endless();
+my @slow;
+foreach my $n (1 .. 2)
+{
+	push @slow, follow_query($held, q{SELECT 1 AS key, 'Slow.' || pg_sleep(0.8) AS prompt});
+	push @slow, sql($node, q{
+		SET ROLE analyst;
+		BEGIN;
+		SELECT llm_batch.submit_prompts('{a}', 'mock', server => 'mock') AS job \gset
+		SELECT llm_batch.submit_query('SELECT 1 AS key, ''Slow.'' || pg_sleep(0.8) AS prompt', 'mock', server => 'mock', after => :job);
+		COMMIT});
+}
+go_on($held);
+wait_until($node, 'SELECT count(*) > 0 FROM llm_batch.progress WHERE reason = ' . quote('its query waits for its turn') . ' AND job_id IN (' . join(', ', @slow) . ')',
+	'one tells that it waits for its turn');
+is(wait_job($node, $_), 'succeeded', 'a slow query') foreach @slow;
+my $rests = sql($node, q{
+	SELECT string_agg(round(extract(epoch FROM begun - ended), 1)::text, ' '), bool_and(begun - ended >= '0.75 s')
+	FROM (SELECT kind, at AS ended, lead(at) OVER (ORDER BY at) AS begun FROM llm_batch.events WHERE kind IN ('querying', 'started') AND job_id IN (} . join(', ', @slow) . q{)) e
+	WHERE kind = 'started' AND begun IS NOT NULL});
+like($rests, qr/\|t$/, 'the worker had time between them');
 
 # without a key it waits for one, and runs no query
 sql($node, q{CREATE ROLE intern; GRANT USAGE ON FOREIGN SERVER sim TO intern; CREATE USER MAPPING FOR intern SERVER sim OPTIONS (api_key 'sk-test')});

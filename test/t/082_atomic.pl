@@ -143,9 +143,9 @@ sql($node, q{ALTER TABLE articles ADD CONSTRAINT not_eleven CHECK (id <> 11 OR s
 $job = atomic();
 is(wait_job($node, $job), 'failed', 'a row refuses its answer');
 is(answers(), '0', 'nothing is written');
-like(line($job), qr/ the row with key 11 refused its answer, .*: nothing was written$/, 'the reason names the row');
+like(line($job), qr/ the row of item \d+ refused its answer, .*: nothing was written$/, 'the reason names the item, and not the key');
 like(sql($node, "SELECT error FROM llm_batch.results WHERE job_id = $job AND key = '11'"), qr/not_eleven/, 'the item tells what it said');
-like(sql($node, "SELECT error FROM llm_batch.results WHERE job_id = $job AND key = '12'"), qr/the job is atomic: the row with key 11/, 'the others, whose fault it is');
+like(sql($node, "SELECT error FROM llm_batch.results WHERE job_id = $job AND key = '12'"), qr/the job is atomic: the row of item \d+ refused/, 'the others, whose fault it is');
 is(states($job), 'failed write_back 25', 'all are write_back');
 sql($node, 'ALTER TABLE articles DROP CONSTRAINT not_eleven');
 is(sql($node, "SELECT llm_batch.apply($job)"), 25, 'when that is mended');
@@ -161,7 +161,7 @@ sql($node, q{UPDATE articles SET body = 'Article 19 speaks of another thing.' WH
 is(wait_job($node, $job), 'failed', 'a row has changed meanwhile');
 $sim->options(run_seconds => 0.1);
 is(answers(), '0', 'nothing is written');
-like(line($job), qr/ the text of the row with key 19 has changed/, 'the reason names it');
+like(line($job), qr/ the text of the row of item \d+ has changed/, 'the reason names it');
 is(states($job), 'failed stale 1, failed write_back 24', 'it is stale');
 is(sql($node, "SELECT llm_batch.retry($job, '{stale}')"), 1, 'retry() asks about the newer text');
 is(wait_until($node, "SELECT state = 'succeeded' FROM llm_batch.job WHERE id = $job"), 1, 'and all are written');
@@ -178,7 +178,7 @@ sql($node, 'DELETE FROM articles WHERE id = 99');
 is(wait_job($node, $job), 'failed', 'a row is gone');
 $sim->options(run_seconds => 0.1);
 is(answers(), '0', 'nothing is written');
-like(line($job), qr/ the row with key 99 does not exist any more/, 'the reason names it');
+like(line($job), qr/ the row of item \d+ does not exist any more/, 'the reason names its item');
 
 # answers that the column cannot take are invalid as those of others
 begin('invalid');
@@ -205,6 +205,21 @@ is(wait_job($node, $job), 'succeeded', 'then it is written');
 is(sql($node, 'SELECT count(*), count(DISTINCT xact) FROM written'), '25|1', 'in one transaction');
 check_job($node, $job);
 
+# many of them: each has its own backoff
+begin('many locked');
+$lock->query('BEGIN; SELECT FROM articles FOR UPDATE');
+my @many = map { atomic(filter => 'id = ' . (1 + $_ % 25), server => 'mock', model => 'mock') } 1 .. 80;
+my $list = join ', ', @many;
+wait_until($node, "SELECT bool_and(reason ~ 'locked') FROM llm_batch.job WHERE id IN ($list)");
+# by then each waits for two seconds or more
+sleep 4;
+my $ids = sql($node, 'SELECT txid_current()');
+sleep 3;
+cmp_ok(sql($node, 'SELECT txid_current()') - $ids, '<', 350, 'the worker does not spin');
+sql($node, "SELECT llm_batch.cancel(id) FROM llm_batch.job WHERE id IN ($list)");
+is(wait_until($node, "SELECT bool_and(finished_at IS NOT NULL) FROM llm_batch.job WHERE id IN ($list)"), 1, 'they end');
+$lock->query('COMMIT');
+
 # a table that takes too long
 begin('slow');
 sql($node, q{CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(2); RETURN NEW; END $$;
@@ -230,13 +245,31 @@ sql($node, 'DROP TRIGGER stubborn ON articles');
 sql($node, "SELECT llm_batch.apply($job)");
 is(wait_until($node, "SELECT state = 'succeeded' FROM llm_batch.job WHERE id = $job"), 1, 'when it is gone, apply() writes');
 
+# a trigger that ends the process which it runs in
+SKIP:
+{
+	skip 'transaction_timeout came with 17', 5 if sql($node, 'SHOW server_version_num') < 170000;
+
+	begin('hasty');
+	sql($node, q{CREATE FUNCTION hasty() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN SET LOCAL transaction_timeout = 1; PERFORM pg_sleep(60); END $$;
+		CREATE TRIGGER hasty BEFORE UPDATE ON articles FOR EACH ROW WHEN (NEW.id = 25) EXECUTE FUNCTION hasty()});
+	$job = atomic();
+	is(wait_job($node, $job), 'failed', 'a trigger that sets transaction_timeout');
+	like(line($job), qr/code on the table could not be cancelled/, 'is not run again by itself');
+	is(answers(), '0', 'nothing is written');
+	sql($node, 'DROP TRIGGER hasty ON articles');
+	sql($node, "SELECT llm_batch.apply($job)");
+	is(wait_until($node, "SELECT state = 'succeeded' FROM llm_batch.job WHERE id = $job"), 1, 'when it is gone, apply() writes');
+	is(sql($node, 'SHOW transaction_timeout'), '0', 'sessions have their own');
+}
+
 # a constraint that is checked at the end is checked before
 begin('deferred');
 sql($node, q{CREATE TABLE allowed (summary text PRIMARY KEY);
 	ALTER TABLE articles ADD CONSTRAINT allowed FOREIGN KEY (summary) REFERENCES allowed DEFERRABLE INITIALLY DEFERRED});
 $job = atomic();
 is(wait_job($node, $job), 'failed', 'a deferred constraint');
-like(line($job), qr/the row with key \d+ refused its answer/, 'names its row');
+like(line($job), qr/the row of item \d+ refused its answer/, 'names its item');
 is(answers(), '0', 'nothing is written');
 sql($node, 'ALTER TABLE articles DROP CONSTRAINT allowed');
 

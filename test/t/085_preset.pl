@@ -146,6 +146,7 @@ my $create = q{SELECT llm_batch.create_task('x', model => 'gpt-6-luna', server =
 like(refused("$create 'sumary')"), qr/preset "sumary" does not exist DETAIL: There are: allocation, .*translation\. HINT: Perhaps you meant "summary"/, 'an unknown name');
 like(refused("$create 'classification')"), qr/preset "classification" has nothing to choose from .*HINT: Make the target column an enum .*"enum"/, 'no classes');
 like(refused("$create 'classification()')"), qr/has nothing to choose from/, 'none in parentheses');
+like(refused("$create 'classification( , )')"), qr/has nothing to choose from/, 'nor between commas');
 like(refused("$create 'classification', target => 'note'); SELECT llm_batch.attach('x', 'rows')"), qr/has nothing to choose from/, 'a text column lists no classes');
 like(refused("$create 'summary(short)')"), qr/preset "summary" takes nothing in parentheses/, 'an argument that has no place');
 like(refused("$create 'shout')"), qr/preset "shout" takes nothing|preset "shout" needs its argument/, 'an argument that is missing');

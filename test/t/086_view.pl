@@ -99,9 +99,9 @@ as('alice', q{SELECT llm_batch.create_view('mood', 'public.taken'); DROP VIEW pu
 as('mallory', 'ALTER VIEW public.own RENAME TO taken');
 like(refused('mallory', 'SELECT * FROM public.taken'), $DENIED, 'nor under the name of one that was dropped');
 like(refused('alice', q{SELECT llm_batch.create_view('mood', 'public.taken')}), qr/must be owner of view taken/, 'and whose name it is now keeps it');
-like(refused('alice', q{SELECT llm_batch.create_view('mood', 'app.notes')}), qr/already exists, and is not a view of task/, 'a table is not replaced');
+like(refused('alice', q{SELECT llm_batch.create_view('mood', 'app.notes')}), qr/relation "app\.notes" already exists DETAIL: It is not a view of task "mood"\./, 'a table is not replaced');
 as('alice', 'CREATE VIEW app.plain AS SELECT 1 AS x');
-like(refused('alice', q{SELECT llm_batch.create_view('mood', 'app.plain')}), qr/already exists, and is not a view of task/, 'nor is another view');
+like(refused('alice', q{SELECT llm_batch.create_view('mood', 'app.plain')}), qr/relation "app\.plain" already exists/, 'nor is another view');
 
 # a view over the view
 as('alice', 'CREATE VIEW app.outer AS SELECT id, mood_llm2 FROM app."A view"; GRANT SELECT ON app.outer TO friend');
@@ -217,6 +217,8 @@ as('alice', q{COMMENT ON VIEW app."A view" IS 'mine'; COMMENT ON COLUMN app."A v
 	GRANT SELECT (id) ON app."A view" TO friend; ALTER VIEW app."A view" SET (security_barrier);
 	GRANT SELECT ON app."A view" TO reader WITH GRANT OPTION; ALTER DEFAULT PRIVILEGES IN SCHEMA app GRANT SELECT ON TABLES TO PUBLIC});
 sql($node, 'ALTER VIEW app."A view" OWNER TO boss; GRANT CREATE ON SCHEMA app TO boss');
+# what an owner may do; since 17 there is MAINTAIN
+my $MAY = sql($node, 'SHOW server_version_num') >= 170000 ? 'arwdDxtm' : 'arwdDxt';
 my $NEW = q{schema => '{"type": "object", "properties": {"mood": {"type": "string"}, "why": {"type": "string"}}, "required": ["mood", "why"], "additionalProperties": false}'};
 sql($node, qq{SELECT llm_batch.alter_task('mood', $NEW)});
 is(sql($node, q{SELECT string_agg(attname, ' ' ORDER BY attnum) FROM pg_attribute WHERE attrelid = 'app."A view"'::regclass}),
@@ -224,7 +226,7 @@ is(sql($node, q{SELECT string_agg(attname, ' ' ORDER BY attnum) FROM pg_attribut
 is( sql($node, q{
 		SELECT pg_get_userbyid(relowner), relacl, obj_description(oid), col_description(oid, 2), reloptions,
 			(SELECT attacl FROM pg_attribute WHERE attrelid = c.oid AND attname = 'id') FROM pg_class c WHERE oid = 'app."A view"'::regclass}),
-	'boss|{boss=arwdDxt/boss,reader=r*/boss}|mine|text|{security_barrier=true}|{friend=r/boss}', 'owner, grants, comments and options as they were');
+	"boss|{boss=$MAY/boss,reader=r*/boss}|mine|text|{security_barrier=true}|{friend=r/boss}", 'owner, grants, comments and options as they were');
 is(as('reader', 'SELECT count(mood_llm2), count(why) FROM app."A view"'), '5|0', 'older answers are shown as far as they go');
 as('boss', 'CREATE VIEW app.on_top AS SELECT why FROM app."A view"');
 like(refused('boss', q{SELECT llm_batch.alter_task('mood', schema => '{"type": "object", "properties": {"other": {"type": "string"}}}')}),
@@ -233,7 +235,7 @@ is(sql($node, q{SELECT version FROM llm_batch.task WHERE name = 'mood'}), '2', '
 as('boss', q{DROP VIEW app.on_top; CREATE RULE r AS ON INSERT TO app."A view" DO INSTEAD NOTHING});
 like(refused('boss', q{SELECT llm_batch.alter_task('mood', schema => '{"type": "object", "properties": {"other": {"type": "string"}}}')}), qr/rule r would be lost/, 'a rule is not thrown away');
 as('boss', q{DROP RULE r ON app."A view"});
-like(refused('alice', q{SELECT llm_batch.alter_task('mood', schema => '{"type": "object", "properties": {"other": {"type": "string"}}}')}), qr/must be member of role "boss" CONTEXT: .*replacing view/, 'who does not own the view cannot change it');
+like(refused('alice', q{SELECT llm_batch.alter_task('mood', schema => '{"type": "object", "properties": {"other": {"type": "string"}}}')}), qr/must be (member of role|able to SET ROLE) "boss" CONTEXT: .*replacing view/, 'who does not own the view cannot change it');
 as('alice', q{ALTER TABLE app.notes ADD secret int; SELECT llm_batch.alter_task('mood', prompt => 'Now: {{body}}')});
 is(as('reader', 'SELECT count(mood_llm2) FROM app."A view"'), '5', 'another prompt changes nothing of it');
 as('boss', q{SELECT llm_batch.alter_task('mood', schema => '{"type": "object", "properties": {"mood": {"type": "string"}}}')});
@@ -274,8 +276,8 @@ like(refused('mallory', 'SELECT * FROM llm_batch.task_answer(1, 1)', $new), $DEN
 
 # ---- the end ----
 
-like(refused('alice', q{SELECT llm_batch.detach('filled', 'app.filled')}), qr/there are views of task "filled" DETAIL: They show its answers: app\."?full"?\./, 'a table is not detached under its view');
-like(refused('alice', q{SELECT llm_batch.drop_task('filled')}), qr/there are views of task "filled".*cascade => true/, 'nor a task dropped');
+like(refused('alice', q{SELECT llm_batch.detach('filled', 'app.filled')}), qr/cannot detach task "filled" because views depend on it DETAIL: They show its answers: app\."?full"?\./, 'a table is not detached under its view');
+like(refused('alice', q{SELECT llm_batch.drop_task('filled')}), qr/cannot drop task "filled" because views depend on it .*cascade => true/, 'nor a task dropped');
 as('alice', q{SELECT llm_batch.drop_task('filled', cascade => true)});
 is(sql($node, q{SELECT to_regclass('app.full') IS NULL, count(*) FROM llm_batch.task_view WHERE view_name = 'full'}), 't|0', 'unless its views go with it');
 as('alice', q{DROP VIEW app.by_key; SELECT llm_batch.drop_task('keyed')});

@@ -67,6 +67,7 @@ note('--- the first row of all');
 sql($node, q{CREATE TABLE note (id int PRIMARY KEY, body text, summary text, other text, "Second ""T""" text)});
 is(sql($node, "SELECT llm_batch.create_task('Notes', 'Say: {{body}}', target => 'summary', $PAT)"), 1, 'create_task() returns an id');
 like(said('postgres', q{SELECT llm_batch.attach('Notes', 'note')}), qr/^NOTICE:  task "Notes" answers rows of public\.note from now on\nHINT:  SELECT llm_batch\.run\('Notes'\); answers/, 'attach() says what will happen');
+like(said('postgres', q{SELECT llm_batch.attach('Notes', 'note')}), qr/^NOTICE:  task "Notes" answers rows of public\.note as before, by new triggers\nHINT:/, 'and when it is called again');
 # a worker has looked around before there was anything
 sql($node, q{CALL llm_batch.check_server('mock')});
 sleep 2.5;
@@ -377,10 +378,76 @@ sql($node, q{
 	SELECT llm_batch.create_task('renames', 'Say: {{body}}', target => 'summary', model => 'mock', server => 'mock');
 	SELECT llm_batch.attach('renames', 'first_name');
 	ALTER TABLE first_name RENAME TO newest_name});
-is(said('postgres', q{SELECT llm_batch.detach('renames', 'newest_name')}), '', 'detach of a table that was renamed');
+is(sql($node, q{SELECT reason FROM llm_batch.tasks WHERE task = 'renames'}), q{table public.first_name is called public.newest_name now: attach('renames', 'public.newest_name')}, 'tasks tells the new name of a table');
+sql($node, q{CREATE SCHEMA older; ALTER TABLE newest_name SET SCHEMA older; ALTER SCHEMA older RENAME TO newer});
+is(sql($node, q{SELECT reason FROM llm_batch.tasks WHERE task = 'renames'}), q{table public.first_name is called newer.newest_name now: attach('renames', 'newer.newest_name')}, 'and of its schema');
+sql($node, q{ALTER TABLE newer.newest_name SET SCHEMA public});
+is(said('postgres', q{SELECT llm_batch.detach('renames', 'newest_name'::regclass)}), '', 'detach of a table that was renamed');
 is(sql($node, q{SELECT count(*) FROM pg_trigger WHERE tgfoid = 'llm_batch.enqueue'::regproc AND tgrelid = 'newest_name'::regclass}), 0, 'its triggers are gone');
 is(sql($node, q{SELECT state FROM llm_batch.tasks WHERE task = 'renames'}), 'detached', 'and tasks says so');
 $session->end;
+
+# ---- tables that are gone ----
+
+note('--- tables that are gone');
+sub kept
+{
+	my ($id) = @_;
+	return sql($node, "SELECT (SELECT count(*) FROM llm_batch.task_item WHERE attachment_id = $id), (SELECT count(*) FROM llm_batch.inbox WHERE attachment_id = $id)");
+}
+
+# a task for each of three tables; the answers to two rows of each, and a third that waits
+my %attachment;
+foreach my $name (qw(gone swapped moved))
+{
+	sql($node, qq{
+		CREATE TABLE $name (id int PRIMARY KEY, body text, summary text);
+		SELECT llm_batch.create_task('$name', 'Say: {{body}}', target => 'summary', $PAT);
+		SELECT llm_batch.attach('$name', '$name');
+		INSERT INTO $name VALUES (1, 'One.'), (2, 'Two.')});
+	$attachment{$name} = sql($node, "SELECT id FROM llm_batch.attachment WHERE source_table = '$name'");
+}
+settle('they are answered');
+foreach my $name (qw(gone swapped moved))
+{
+	sql($node, "SELECT llm_batch.alter_task('$name', enabled => false); INSERT INTO $name VALUES (3, 'Three.')");
+	is(kept($attachment{$name}), '2|1', "$name: two answers, and a row that waits");
+}
+is(sql($node, q{SELECT count(reason) FROM llm_batch.tasks WHERE task IN ('gone', 'swapped', 'moved')}), 0, 'nothing is wrong');
+
+# somebody else's trigger of that name is not the table under a new one
+as('mallory', q{CREATE TABLE his_own (id int PRIMARY KEY, body text, summary text)});
+as('mallory', qq{CREATE TRIGGER llm_batch_$attachment{gone}_insert AFTER INSERT ON his_own FOR EACH ROW EXECUTE FUNCTION llm_batch.enqueue('gone')});
+sql($node, q{DROP TABLE gone; DROP TABLE swapped; CREATE TABLE swapped (id int PRIMARY KEY, body text, summary text); ALTER TABLE moved RENAME TO moved_on});
+is(sql($node, q{SELECT reason FROM llm_batch.tasks WHERE task = 'gone'}), q{table public.gone does not exist any more: attach() another, or detach('gone', 'public.gone')}, 'tasks tells that a table is gone');
+is(sql($node, q{SELECT reason FROM llm_batch.tasks WHERE task = 'swapped'}), q{table public.swapped lacks triggers of the task, so its changes are missed: attach('swapped', 'public.swapped'), then run('swapped')}, 'and that another has its name');
+is(sql($node, q{SELECT reason FROM llm_batch.tasks WHERE task = 'moved'}), q{table public.moved is called public.moved_on now: attach('moved', 'public.moved_on')}, 'and that one has another name');
+as('mallory', q{DROP TABLE his_own});
+# somebody calls the worker
+sql($node, q{SELECT llm_batch.alter_task('moved', max_items => 5)});
+wait_until($node, "SELECT NOT EXISTS (SELECT FROM llm_batch.task_item WHERE attachment_id = $attachment{gone}) AND NOT EXISTS (SELECT FROM llm_batch.inbox WHERE attachment_id = $attachment{gone})", 'what was kept of a dropped table goes');
+is(kept($attachment{moved}), '2|1', 'and of one that has another name it stays');
+sql($node, q{SELECT llm_batch.attach('moved', 'moved_on'); SELECT llm_batch.alter_task('moved', enabled => true)});
+settle('under its new name it goes on');
+is(sql($node, q{SELECT summary FROM moved_on WHERE id = 3}) . sql($node, q{SELECT count(*) FROM llm_batch.results r JOIN llm_batch.progress p USING (job_id) WHERE task = 'moved'}), 'Three.3', 'with the row that waited, and no other');
+refused(q{SELECT llm_batch.detach('gone', 'elsewhere.gone')}, qr/task "gone" is not attached to that table/, 'detach by a name that is not its');
+is(said('postgres', q{SELECT llm_batch.detach(task, source) FROM llm_batch.tasks WHERE task = 'gone'}), '', 'detach by the old name');
+is(sql($node, q{SELECT source IS NULL, reason FROM llm_batch.tasks WHERE task = 'gone'}), 't|', 'and nothing is left');
+sql($node, q{CREATE SCHEMA app; CREATE TABLE app.gone (id int PRIMARY KEY, body text, summary text)});
+sql($node, q{SELECT llm_batch.attach('gone', 'app.gone'); DROP SCHEMA app CASCADE});
+is(said('postgres', q{SELECT llm_batch.detach('gone', 'gone')}), '', 'also without the schema, which is gone as well');
+sql($node, "SELECT llm_batch.drop_task('$_')") foreach qw(gone swapped moved);
+wait_until($node, 'SELECT count(*) = 0 FROM llm_batch.gathering g WHERE NOT EXISTS (SELECT FROM llm_batch.attachment a WHERE a.id = g.attachment_id)', 'after drop_task nothing is left of them');
+
+# names in a filter
+sql($node, qq{
+	CREATE FUNCTION is_long(text) RETURNS boolean IMMUTABLE LANGUAGE sql AS 'SELECT length(\$1) > 3';
+	CREATE TABLE filtered (id int PRIMARY KEY, body text, summary text);
+	SELECT llm_batch.create_task('filtered', 'Say: {{body}}', target => 'summary', filter => 'is_long(body)', $PAT)});
+refused(q{SELECT llm_batch.attach('filtered', 'filtered')}, qr/function is_long\(text\) does not exist.*HINT:  .*with their schema/s, 'a filter with a name that is not qualified');
+sql($node, q{SELECT llm_batch.alter_task('filtered', filter => 'bdy IS NULL')});
+refused(q{SELECT llm_batch.attach('filtered', 'filtered')}, qr/column "bdy" does not exist.*HINT:  Perhaps you meant/s, 'a filter with a column that is not there');
+sql($node, q{SELECT llm_batch.alter_task('filtered', filter => 'public.is_long(body)'); SELECT llm_batch.attach('filtered', 'filtered'); SELECT llm_batch.drop_task('filtered')});
 
 # ---- rows wait, and the task goes ----
 

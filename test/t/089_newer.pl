@@ -218,7 +218,7 @@ settle('two rows are answered');
 sql($node, 'BEGIN; DELETE FROM articles; INSERT INTO articles VALUES ' . article(1, 1) . ', ' . article(2, 2) . '; COMMIT');
 settle('a table is loaded anew');
 is(sql($node, 'SELECT count(summary) FROM articles'), '2', 'rows with the text of those before them are answered');
-sql($node, q{UPDATE articles SET id = 5 WHERE id = 1; UPDATE articles SET id = 1, summary = NULL WHERE id = 5});
+sql($node, q{BEGIN; UPDATE articles SET id = 5 WHERE id = 1; UPDATE articles SET id = 1, summary = NULL WHERE id = 5; COMMIT});
 settle('a key goes away and comes back');
 is(sql($node, 'SELECT count(summary) FROM articles'), '2', 'the row is answered');
 is(sql($node, "SELECT sum(total) FROM llm_batch.progress WHERE job_id > $reloaded"), '5', 'five prompts in all');

@@ -66,6 +66,8 @@ my %CALLS = (
 
 my ($api, $calls, $node, $sim, $orders);
 my $last_job = 0;
+# Where the record of what was sent stood when this life began.
+my $sent_before = 0;
 
 # ---- the server, which is not always there ----
 
@@ -195,14 +197,17 @@ sub life
 	my ($done, $ups, $problems) = (0, 0, '');
 
 	$sim->reset;
+	$sent_before = -s $sim->record_file // 0;
 	$kind->{prepare}->() if $kind->{prepare};
 	unlink "$orders.log";
 	give($kind->{meanwhile} ? () : @lines);
 	# it may die before its submit has returned
+	my $table = table_of($kind);
 	try_sql(qq{
-		UPDATE articles SET summary = NULL;
+		UPDATE $table SET summary = NULL;
 		TRUNCATE written;
-		SELECT llm_batch.submit('articles', '$LlmBatch::PROMPT', '$LlmBatch::MODEL{$api}', 'summary', server => 'sim', mode => '$kind->{mode}', "limit" => } . ($kind->{count} // 'NULL') . ')');
+		SELECT llm_batch.submit('$table', '$LlmBatch::PROMPT', '$LlmBatch::MODEL{$api}', 'summary', server => 'sim', mode => '$kind->{mode}',
+			mask_pii => } . ($kind->{masked} ? 'true' : 'false') . ', "limit" => ' . ($kind->{count} // 'NULL') . ')');
 	$kind->{meanwhile}->(sub { give(@lines) }) if $kind->{meanwhile};
 	foreach my $line (@lines)
 	{
@@ -216,6 +221,23 @@ sub life
 	return (check_life($kind), $done);
 }
 
+# Rows of "people" have something in them that must not leave the database.
+my $RIGHT_OF_PEOPLE = q{format('Summarise: Article %s is of ann%s@secret.example, +49 30 555012%s.', id, id, id)};
+
+sub table_of { return $_[0]->{masked} ? 'people' : 'articles' }
+
+# What was sent since the life began, and should not have been.
+sub check_sent
+{
+	open my $record, '<', $sim->record_file or die $sim->record_file . ": $!";
+	seek $record, $sent_before, 0;
+	local $/;
+	my $sent = <$record> // '';
+	my %found = map { $_ => 1 } $sent =~ /secret.{0,8}example|555.{0,4}012/gi;
+
+	return ($sent =~ /EMAIL_1/ ? () : 'nothing was masked', map { "sent: $_" } sort keys %found);
+}
+
 # What has to be true of every life, in one query and one look at the bill.
 sub check_life
 {
@@ -224,6 +246,7 @@ sub check_life
 	my $summary = $sim->summary;
 	my $bill = $sim->call('GET', 'bill')->{usd};
 	my $count = $kind->{count} // $COUNT;
+	my ($table, $right) = $kind->{masked} ? ('people', $RIGHT_OF_PEOPLE) : ('articles', $LlmBatch::RIGHT);
 	my $delivered = $kind->{state} eq 'cancelled' ? sum0(map { $_->{completed} } $sim->batches) : $count;
 	my @wrong = split /\n/, sure_sql(qq{
 		WITH p AS (SELECT * FROM llm_batch.progress WHERE job_id = $job),
@@ -236,8 +259,9 @@ sub check_life
 				OR count(*) FILTER (WHERE state = 'succeeded') <> $delivered FROM r
 			UNION ALL SELECT 'answers twice', count(*) <> $delivered OR count(DISTINCT ordinal) <> $delivered
 				FROM llm_batch.attempts WHERE job_id = $job AND state = 'succeeded'
-			UNION ALL SELECT 'rows written: ' || count(*), count(*) <> $delivered FROM articles WHERE summary = $LlmBatch::RIGHT
-			UNION ALL SELECT 'rows with another''s answer', EXISTS (SELECT FROM articles WHERE summary <> $LlmBatch::RIGHT)
+			UNION ALL SELECT 'rows written: ' || count(*), count(*) <> $delivered FROM $table WHERE summary = $right
+			UNION ALL SELECT 'rows with another''s answer', EXISTS (SELECT FROM $table WHERE summary <> $right)
+			UNION ALL SELECT 'what was replaced is kept', EXISTS (SELECT FROM llm_batch.pii_map)
 			UNION ALL SELECT 'rows written twice', count(*) <> $delivered OR count(DISTINCT id) <> $delivered FROM written
 			UNION ALL SELECT 'something is left to do', EXISTS (SELECT FROM llm_batch.queue WHERE job_id = $job)
 				OR EXISTS (SELECT FROM llm_batch.unapplied WHERE job_id = $job)
@@ -255,6 +279,7 @@ sub check_life
 	push @wrong, $kind->{mode} eq 'realtime'
 	  ? check_realtime($summary, $uncertain, $told)
 	  : check_batches($kind, $summary, $uncertain, $delivered, $cost, $bill);
+	push @wrong, check_sent() if $kind->{masked};
 	push @wrong, "simulator: $_" foreach @{ $summary->{simulator_failures} };
 	explain_job($node, $id) if @wrong;
 	return join '; ', @wrong;
@@ -317,6 +342,8 @@ sub cancel { try_sql('SELECT llm_batch.cancel(max(id)) FROM llm_batch.job') }
 #	meanwhile	after the submit; it calls its argument to give the orders
 #	from		the points from this on are walked
 #	broken		orders that it begins with
+#	masked		its texts are masked; the points that have to do with them are
+#				walked, also those that another life has been through
 sub kinds
 {
 	my $fails = sub { one_fails('batch') };
@@ -348,7 +375,11 @@ sub kinds
 		{ name => 'real time with a slow answer', mode => 'realtime', state => 'succeeded',
 			prepare => sub { one_fails('realtime'); $sim->fault({ %{ $calls->{answer} }, nth => 3 }, { stall => 0.8 }) },
 			from => '^looking after interrupted requests',
-			broken => ['kill finalizing a batch [ended > finalized]: committed'] });
+			broken => ['kill finalizing a batch [ended > finalized]: committed'] },
+		$api eq 'openai'
+		  ? ({ name => 'masked batch', mode => 'batch', state => 'succeeded', batches => 3, prepare => $fails, masked => 1 },
+			{ name => 'masked real time', mode => 'realtime', state => 'succeeded', prepare => sub { one_fails('realtime') }, masked => 1 })
+		  : ());
 }
 
 # ---- the walk ----
@@ -407,15 +438,17 @@ sub walk
 		last if @passed > 0;
 	}
 	ok(@passed > 0, "$api, $kind->{name}: it came to $kind->{from}") if $kind->{from};
-	my @points = grep { !$times{$_}++ && !$walked{$_} } @passed;
+	my $of_texts = qr/^(?:planning|uploading|submitting|storing|sending|finalizing|ending|call (?:upload|create|fetch|answer)\b)/;
+	my $as = $kind->{masked} ? "masked $kind->{mode}: " : '';
+	my @points = grep { !$times{$_}++ && !$walked{"$as$_"} && ($as eq '' || $_ =~ $of_texts) } @passed;
 	@points = grep { $ENV{LLM_BATCH_POINTS} eq $_ } @points if $ENV{LLM_BATCH_POINTS};
 	foreach my $point (@points)
 	{
 		# each slice of results counts, two polls and answers, of other points the first
-		my $most = $point =~ /^storing results: / ? 4 : $point =~ /^call (poll|answer): / ? 2 : 1;
+		my $most = $point =~ /^storing results: / ? ($kind->{masked} ? 2 : 4) : $point =~ /^call (poll|answer): / ? 2 : 1;
 
 		walk_point($kind, $point, $_) foreach 1 .. min($most, $times{$point});
-		$walked{$point} = 1;
+		$walked{"$as$point"} = 1;
 	}
 	note(sprintf '%s, %s: %d points, %.1f s', $api, $kind->{name}, scalar @points, time - $from);
 }
@@ -497,15 +530,19 @@ sub check
 		conf => [
 			'restart_after_crash = on', "llm_batch.write_back_rows = $SLICE", "llm_batch.crash_file = '$orders'",
 			'log_statement = none', 'autovacuum = off', 'shared_buffers = 4MB' ]);
-	$sim = start_sim(options => { validate_seconds => 0.01, run_seconds => 0.05, finalize_seconds => 0.01, cancel_seconds => 0.02, poll_retry_after => 0 });
+	$sim = start_sim(record => 1, options => { validate_seconds => 0.01, run_seconds => 0.05, finalize_seconds => 0.01, cancel_seconds => 0.02, poll_retry_after => 0 });
 	create_server($node, $sim, api => $api, retry_base => '20ms', request_timeout => '1s', settle_time => '500ms', poll_min => '20ms', poll_max => '100ms',
 		realtime_concurrency => 3, %SHAPE);
 	create_articles($node, $COUNT);
+	create_articles($node, $COUNT, name => 'people');
+	sql($node, q{UPDATE people SET body = format('Article %s is of ann%s@secret.example, +49 30 555012%s. Words.', id, id, id)});
 	sql($node, q{
 		CREATE TABLE written (id bigint);
 		CREATE FUNCTION note_write() RETURNS trigger LANGUAGE plpgsql AS
 		$$ BEGIN INSERT INTO public.written VALUES (NEW.id); RETURN NULL; END $$;
 		CREATE TRIGGER note_write AFTER UPDATE ON articles FOR EACH ROW WHEN (NEW.summary IS NOT NULL)
+		EXECUTE FUNCTION note_write();
+		CREATE TRIGGER note_write AFTER UPDATE ON people FOR EACH ROW WHEN (NEW.summary IS NOT NULL)
 		EXECUTE FUNCTION note_write()});
 	is(sql($node, "SELECT count(*) FROM pg_settings WHERE name = 'llm_batch.crash_file'"), '0', 'the setting is hidden');
 	foreach my $kind (kinds())

@@ -423,16 +423,32 @@ sub new
 	return $self;
 }
 
+# Sends a query that may have to wait; receive() has to follow.
+sub send
+{
+	my ($self, $sql) = @_;
+
+	@$self{qw(out err)} = ('', '');
+	$self->{in} .= "$sql;\n\\echo end of query " . ++$self->{number} . "\n";
+	$self->{psql}->pump_nb while length $self->{in};
+}
+
 # Its output, errors included.
+sub receive
+{
+	my ($self) = @_;
+	my $end = "end of query $self->{number}";
+
+	$self->{psql}->pump until $self->{out} =~ /^\Q$end\E\n/m;
+	return $self->{err} . ($self->{out} =~ s/^\Q$end\E\n//mr);
+}
+
 sub query
 {
 	my ($self, $sql) = @_;
-	my $end = 'end of query ' . ++$self->{number};
 
-	@$self{qw(out err)} = ('', '');
-	$self->{in} .= "$sql;\n\\echo $end\n";
-	$self->{psql}->pump until $self->{out} =~ /^\Q$end\E\n/m;
-	return $self->{err} . ($self->{out} =~ s/^\Q$end\E\n//mr);
+	$self->send($sql);
+	return $self->receive;
 }
 
 sub end

@@ -63,6 +63,8 @@ test_email(void)
 		{"Korean behind it", "a@b.co.kr\xEC\x9C\xBC\xEB\xA1\x9C", "[EMAIL_1]\xEC\x9C\xBC\xEB\xA1\x9C"},
 		{"punycode", "a@xn--mnchen-3ya.de", "[EMAIL_1]"},
 		{"numbers before the sign", "4111111111111111@x.com", "[EMAIL_1]"},
+		{"a dot before the sign", "anna.@docomo.example", "[EMAIL_1]"},
+		{"dots alone", "so ...@docomo.example", NULL},
 		{"no domain", "a@localhost", NULL},
 		{"a handle", "thanks @john and @jane.doe !", NULL},
 		{"a package", "npm i react@18.2.0 @scope/x@1.0", NULL},
@@ -424,6 +426,9 @@ test_finder(void)
 	pii = with_names("EMAIL_1Miller c@d.de MillerEMAIL_1 xE-77 E-778", &out);
 	is_text(out, "[NAME_1] [EMAIL_1] [NAME_2] [EMPLOYEE_1] [EMPLOYEE_2]", "what is part of a word is masked with it");
 	is_text(llmb_pii_restore(llmb_pii_map(pii), out, false), "EMAIL_1Miller c@d.de MillerEMAIL_1 xE-77 E-778", "and comes back with it");
+	(void) with_names("\xC3\xBC" "berMiller Millerf\xC3\xBC" "chse, 2\xC3\x97Miller\xE2\x80\x94\xD0\x96Miller\xE1\xBA\xA1 Millere\xCC\x81, \xE4\xBE\x8BMiller\xE4\xBE\x8B", &out);
+	is_text(out, "[NAME_1] [NAME_2], 2\xC3\x97[NAME_3]\xE2\x80\x94[NAME_4] [NAME_5], \xE4\xBE\x8B[NAME_3]\xE4\xBE\x8B",
+			"also where letters are not ASCII");
 }
 
 /* ---- the same again ---- */
@@ -509,6 +514,66 @@ test_messages(void)
 			"\"a@b.de\":\"[CARD_1]\",\"n\":[1.5,true,null,\"[EMAIL_1]\"]}]", "strings and numbers of messages, and nothing else");
 }
 
+static char *repeated(const char *part, int bytes);
+
+/* A string under that name, as it leaves. */
+static const char *
+left_as(const char *name, const char *text)
+{
+	LlmbJson	string = {.type = LLMB_JSON_STRING, .name = pstrdup(name), .text = pstrdup(text)};
+	LlmbPii    *pii = llmb_pii_begin(NULL, NULL, NULL, 0);
+
+	llmb_pii_note_json(pii, &string);
+	llmb_pii_mask_json(pii, &string);
+	return string.text;
+}
+
+/* Files go as they are, and texts that look a little like them do not. */
+static void
+test_files(void)
+{
+	static const char *const files[][2] = {
+		{"url", "data:image/png;base64,4111111111111111"},
+		{"image_url", "DATA:Image/SVG+xml;charset=utf-8;base64,AAAA/4111111111111111/AAAA\r\nAAA=\r\n"},
+		{"file_data", "data:application/vnd.ms-excel.sheet-2;base64,+4930123456789/=="},
+		{"data", "data:;base64,4111111111111111"},
+	};
+	static const char *const texts[][2] = {
+		{"text", "Data: a@b.de"},
+		{"content", "data:a@b.de"},
+		{"url", "data:text/plain,4111111111111111"},
+		{"url", "data:text/plain;base64,4111 1111 1111 1111"},
+		{"url", "data:text/plain;base64,\n4111111111111111\nand others"},
+		{"url", "data:text/plain;4111111111111111;base64,AAAA"},
+		{"url", "data:text/plain;name=a@b.de;base64,AAAA"},
+	};
+	const char *alone = repeated("AbC/4111111111111111/x", 600);
+	const char *lines = repeated("AbC/4111111111111111/xAbC/4111111111111111/xAbC/4111111111111111/xAbC/4111111\r\n", 600);
+	const char *ibans = repeated("Iban-DE89370400440532013000\n", 600);
+	const char *cards = repeated("Cards:4111111111111111,", 600);
+	const char *even = repeated("Iban-DE89370400440532013000-Iban_DE89370400440532013000-Iban-Ab_/\n", 600);
+	const char *uneven = repeated("Abc/4111111111111111/4111111111111111/4111111111111111/4111111111111111\nDE89370400440532013000\n", 600);
+
+	for (int i = 0; i < (int) lengthof(files); i++)
+		is_text(left_as(files[i][0], files[i][1]), files[i][1], psprintf("a file stays: %d", i));
+	for (int i = 0; i < (int) lengthof(texts); i++)
+	{
+		const char *left = left_as(texts[i][0], texts[i][1]);
+
+		ok(strstr(left, "a@b.de") == NULL && strstr(left, "1111 1111") == NULL && strstr(left, "11111111") == NULL, "no file: %d", i);
+	}
+	is_text(left_as("data", alone), alone, "base64 stays");
+	is_text(left_as("data", lines), lines, "in lines, too");
+	ok(strstr(left_as("text", alone), "4111") == NULL, "but not as a text");
+	ok(strstr(left_as("text", lines), "4111111111111111") == NULL, "nor its lines");
+	ok(strstr(left_as("data", ibans), "DE89") == NULL, "a list is none");
+	ok(strstr(left_as("text", ibans), "DE89") == NULL, "as a text neither");
+	ok(strstr(left_as("data", cards), "4111") == NULL, "nor are words with other signs");
+	ok(strstr(left_as("data", even), "DE89") == NULL, "nor even lines with signs that lines do not have");
+	ok(strstr(left_as("data", uneven), "DE89") == NULL, "nor uneven lines");
+	ok(strstr(left_as("data", "DE89370400440532013000"), "DE89") == NULL, "nor what is short");
+}
+
 /* ---- answers ---- */
 
 static void
@@ -553,6 +618,21 @@ test_restore(void)
 	out = llmb_pii_restore(map, pstrdup("Here: {\"x\": \"[CODE_1]\"}"), true);
 	is_text(out, "Here: {\"x\": \"\\\"q\\\\\\\"\"}", "restored: JSON with words around it");
 	is_text(llmb_pii_hide(map, pstrdup("invalid input \"a@b.de\", Miller")), "invalid input \"[EMAIL_1]\", [NAME_1]", "an error says nothing");
+}
+
+/* A placeholder of ten bytes may stand for much more. */
+static void
+test_restored_size(void)
+{
+	char	   *text = psprintf("%s@b.de", repeated("a", 60));
+	char	   *answer = repeated("[EMAIL_1] ", LLMB_PII_MAX_RESTORED / 70 * 10);
+	LlmbPii    *pii = llmb_pii_begin(NULL, NULL, NULL, 0);
+	char	   *out;
+
+	is_text(llmb_pii_mask(pii, text, strlen(text)), "[EMAIL_1]", "a long value");
+	ok(llmb_pii_restore(llmb_pii_map(pii), answer, false) != NULL, "an answer that repeats it");
+	out = psprintf("%s%s", answer, answer);
+	ok(llmb_pii_restore(llmb_pii_map(pii), out, false) == NULL, "but not without end");
 }
 
 /* ---- time ---- */
@@ -684,7 +764,9 @@ test_pii(void)
 	test_finder();
 	test_again();
 	test_messages();
+	test_files();
 	test_restore();
+	test_restored_size();
 	test_linear();
 	test_many();
 }
