@@ -75,7 +75,9 @@ llmb_check_predecessor(int64 after)
 
 /* ---- when it is tried again ---- */
 
-/* In memory alone, until the job begins or ends: a new worker tries at once. */
+/* In memory alone: a new worker tries at once.  Jobs that are cancelled leave theirs. */
+#define MOST_LATERS		10000
+
 typedef struct Later
 {
 	int64		job;			/* the key */
@@ -113,6 +115,11 @@ come_again(int64 job)
 	Later	   *later;
 	bool		found;
 
+	if (postponed && hash_get_num_entries(postponed) >= MOST_LATERS)
+	{
+		hash_destroy(postponed);
+		postponed = NULL;
+	}
 	if (postponed == NULL)
 	{
 		HASHCTL		ctl = {.keysize = sizeof(int64), .entrysize = sizeof(Later), .hcxt = TopMemoryContext};

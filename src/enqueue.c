@@ -175,7 +175,10 @@ cast_changed(Datum arg, int cache, uint32 hash)
 void
 llmb_triggers_forget(Oid relid)
 {
-	CacheInvalidateRelcacheByRelid(relid);
+	if (OidIsValid(relid))
+		CacheInvalidateRelcacheByRelid(relid);
+	else
+		CacheInvalidateRelcacheAll();
 }
 
 /* What was learnt in this subtransaction, or in one inside of it, has gone with it, perhaps. */

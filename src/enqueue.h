@@ -25,7 +25,10 @@ extern void llmb_inbox_put(LlmbInboxWriter *writer, char kind, const char *key);
 /* Returns how many were put; the worker hears of them when that commits. */
 extern int64 llmb_inbox_end(LlmbInboxWriter *writer);
 
-/* Sessions forget what they know of triggers on the relation, when that commits. */
+/*
+ * Sessions forget what they know of triggers on the relation, when that
+ * commits.  InvalidOid: on all, for a table whose name is not known any more.
+ */
 extern void llmb_triggers_forget(Oid relid);
 
 #endif							/* LLMB_ENQUEUE_H */

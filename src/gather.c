@@ -135,7 +135,7 @@ llmb_gather_next(void)
 		return last_look;
 	if (look_pending)
 	{
-		TimestampTz asked = TimestampTzPlusMilliseconds(last_look, emptied.from ? EMPTY_EVERY_MS : LOOK_EVERY_MS);
+		TimestampTz asked = TimestampTzPlusMilliseconds(last_look, emptied.attachment != 0 && emptied.from ? EMPTY_EVERY_MS : LOOK_EVERY_MS);
 
 		next = next == 0 ? asked : Min(asked, next);
 	}
@@ -617,7 +617,12 @@ look_at(Gathering *g, Key **keys, int count, LlmbReading *readings)
 					gone[gone_count++] = items[i];
 				continue;
 			case LLMB_FOUND_UNREADY:
-				/* it comes again when the other task has written */
+				/* it comes again when the other task has written: what was asked about the row before it must not pass for it then */
+				if (items[i].job != 0 && (keys[i]->again || (keys[i]->fresh && reading->vacant)))
+				{
+					gone[gone_count++] = items[i];
+					continue;
+				}
 				break;
 			case LLMB_FOUND_MORE:
 				elog(ERROR, "a row was not read");

@@ -716,6 +716,9 @@ llmb_lifecycle_step(void)
 	{
 		if (!llmb_guarded(look_after_jobs, &did, "llm_batch: looking after jobs"))
 			return troubled();
+		/* planning may take its time: flights have their turn in between */
+		if (TimestampDifferenceMilliseconds(now, GetCurrentTimestamp()) >= OTHERS_EVERY_MS)
+			others_due = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), OTHERS_EVERY_MS);
 		if (did)
 			return 0;
 	}

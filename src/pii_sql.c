@@ -348,6 +348,8 @@ llmb_mask_prompt_in_time(LlmbMasking *masking, const LlmbPrompt *prompt)
 	{
 		enable_timeout_at(STATEMENT_TIMEOUT, deadline);
 		masked = llmb_mask_prompt(masking, prompt);
+		/* it may have come where nobody looks */
+		CHECK_FOR_INTERRUPTS();
 		disable_timeout(STATEMENT_TIMEOUT, false);
 		ReleaseCurrentSubTransaction();
 	}

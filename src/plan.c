@@ -36,6 +36,9 @@
 #define REALTIME_ITEMS	2000
 #define REALTIME_BYTES	(INT64CONST(64) * 1024 * 1024)
 
+/* A batch ends with what was masked in that time; 50,000 articles of 2 kB take a fifth of it. */
+#define MASKING_MS		5000
+
 /* Why a batch ended where it did. */
 typedef enum Full
 {
@@ -68,6 +71,7 @@ typedef struct Planning
 	Full		full;
 	int			withdrawn;		/* items of a task whose rows have changed */
 	int			unmasked;		/* ordinal of an item that could not be masked in time; 0: none */
+	TimestampTz begun;			/* the masking, which may be slow */
 } Planning;
 
 static void
@@ -122,8 +126,13 @@ plan_prompt(const LlmbPrompt *prompt, void *arg)
 	bool		bodies = llmb_sends_bodies(planning->server, planning->row->realtime);
 	int64		text_bytes;
 	char		custom_id[80];
-	const LlmbPrompt *masked = llmb_mask_prompt_in_time(planning->masking, prompt);
+	const LlmbPrompt *masked;
 
+	/* what is masked by now goes: sockets and other jobs wait */
+	if (planning->masking && planning->row->item_count > 0 &&
+		TimestampDifferenceMilliseconds(planning->begun, GetCurrentTimestamp()) >= MASKING_MS)
+		return false;
+	masked = llmb_mask_prompt_in_time(planning->masking, prompt);
 	/* what stands before it goes; then it is the first, and fails */
 	if (masked == NULL)
 	{
@@ -314,6 +323,7 @@ collect(Planning *planning, TimestampTz now)
 	set_limits(planning);
 	row->token = MemoryContextStrdup(planning->context, new_token(job->id, fresh ? job->planned_to + 1 : 0));
 	planning->masking = llmb_masking_begin(planning->def);
+	planning->begun = GetCurrentTimestamp();
 	/* what has changed since it was asked about is not sent any more */
 	if (job->attachment != 0)
 		planning->withdrawn = llmb_store_withdraw_changed(job->attachment, job->id);
@@ -470,7 +480,10 @@ llmb_plan_batch(LlmbJob *job, TimestampTz now)
 	{
 		llmb_spool_free(planning.spool);
 		MemoryContextDelete(context);
-		return paused || planning.withdrawn > 0 || planning.unmasked > 0;
+		/* that took its time: the jobs behind have their turn first */
+		if (planning.unmasked > 0)
+			job->look_again_ms = 1;
+		return paused || planning.withdrawn > 0;
 	}
 	MemoryContextSetParent(context, TopMemoryContext);
 	llmb_fleet_add(planning.row, planning.spool, context);

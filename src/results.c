@@ -356,7 +356,7 @@ find_superseded(int64 job, const LlmbJobDef *def, LlmbResult **results, int coun
 			continue;
 		results[i]->state = "cancelled";
 		results[i]->code = codes[i];
-		results[i]->error = codes[i] == LLMB_STALE ? "the row's text, or the task's prompt, has changed since the prompt was made" :
+		results[i]->error = codes[i] == LLMB_STALE ? "the task has asked about this row anew since: its text or the task's prompt has changed, or run() was told to ask again" :
 			"the source row does not exist any more";
 	}
 }
@@ -629,18 +629,45 @@ for_maps(int64 job, LlmbResult *results, int count, MapUser use, void *arg)
 	MemoryContextDelete(part);
 }
 
+/* Bytes that the answers of a slice may grow by in all; beyond that those are too long that grow by much. */
+#define MOST_GROWN		(64 * 1024 * 1024)
+#define MUCH_GROWN		(64 * 1024)
+
+typedef struct Restoring
+{
+	LlmbIntake *intake;
+	Size		grown;
+} Restoring;
+
+/* NULL: too long, alone or with those before it. */
+static char *
+restored_answer(Restoring *restoring, const LlmbPiiMap *map, char *answer)
+{
+	char	   *restored = llmb_pii_restore(map, answer, restoring->intake->def->schema != NULL);
+	Size		grown;
+
+	if (restored == NULL || strlen(restored) <= strlen(answer))
+		return restored;
+	grown = strlen(restored) - strlen(answer);
+	if (grown > MUCH_GROWN && restoring->grown + grown > MOST_GROWN)
+		return NULL;
+	restoring->grown += grown;
+	return restored;
+}
+
 static void
 restore_answer(LlmbResult *result, const LlmbPiiMap *map, MemoryContext stays, void *arg)
 {
-	LlmbIntake *intake = arg;
+	Restoring  *restoring = arg;
 	char	   *restored;
 
 	if (result->answer == NULL)
 		return;
-	restored = llmb_pii_restore(map, result->answer, intake->def->schema != NULL);
+	restored = restored_answer(restoring, map, result->answer);
 	if (restored == NULL && strcmp(result->state, "succeeded") == 0)
 	{
-		set_failed(intake, result, LLMB_INVALID_OUTPUT, false);
+		/* not a code that apply() takes: it would write the placeholders */
+		set_failed(restoring->intake, result, LLMB_TOO_LARGE, false);
 		result->error = MemoryContextStrdup(stays, "the answer is too long with what was masked put back: it is kept with its placeholders");
 	}
 	else if (restored && restored != result->answer)
@@ -651,8 +678,10 @@ restore_answer(LlmbResult *result, const LlmbPiiMap *map, MemoryContext stays, v
 static void
 restore_answers(Slice *slice)
 {
+	Restoring	restoring = {slice->intake, 0};
+
 	if (slice->utf8 && slice->intake->def->mask_pii)
-		for_maps(slice->intake->batch->job, slice->results, slice->count, restore_answer, slice->intake);
+		for_maps(slice->intake->batch->job, slice->results, slice->count, restore_answer, &restoring);
 }
 
 static void

@@ -592,7 +592,7 @@ llmb_append_key(StringInfo sql, const char *table, char **columns, int count)
 {
 	/* a key that holds a NULL is none: no row is found by it */
 	for (int i = 0; count > 1 && i < count; i++)
-		appendStringInfo(sql, "%s%s.%s IS NOT NULL", i ? " AND " : "CASE WHEN ", table, quote_identifier(columns[i]));
+		appendStringInfo(sql, "%s%s.%s IS DISTINCT FROM NULL", i ? " AND " : "CASE WHEN ", table, quote_identifier(columns[i]));
 	if (count > 1)
 		appendStringInfoString(sql, " THEN pg_catalog.jsonb_build_array(");
 	for (int i = 0; i < count; i++)

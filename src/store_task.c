@@ -379,7 +379,7 @@ attachment_of_dropped_table(void)
 								"SELECT min(a.id) FROM dropped a WHERE NOT EXISTS ("
 								" SELECT FROM pg_trigger g WHERE g.tgfoid = 'llm_batch.enqueue()'::regprocedure "
 								" AND CASE WHEN a.triggers THEN starts_with(g.tgname::text, 'llm_batch_' || a.id || '_') "
-								"  ELSE g.tgargs = convert_to(a.name, getdatabaseencoding()) || '\\x00' END)",
+								"  ELSE g.tgargs = convert_to(a.name, getdatabaseencoding()) || decode('00', 'hex') END)",
 								"ll", (int64) GetSystemIdentifier(), (int64) MyDatabaseId);
 	int64		id = llmb_row_int(rows, 0, 1);
 

@@ -464,7 +464,7 @@ lock_attachments(Oid relid)
 
 /*
  * Resolves the table for the task, as the task's owner, and stores the
- * attachment.  fcinfo: for arguments that are not kept; NULL outside of them.
+ * attachment.
  */
 static LlmbAttachment *
 attach_table(const LlmbTask *task, Oid relid, bool row_level, bool triggers)
@@ -479,6 +479,8 @@ attach_table(const LlmbTask *task, Oid relid, bool row_level, bool triggers)
 	ask = ask_of_task(NULL, task);
 	/* raises where the task's owner has no business, and so cannot keep others waiting */
 	(void) llmb_source_resolve(relid, task->prompt, task->key, task->target);
+	/* for whom we wait may want to replace triggers */
+	UnlockRelationOid(relid, AccessShareLock);
 	lock_attachments(relid);
 	source = llmb_source_resolve(relid, task->prompt, task->key, task->target);
 	a->task = task->id;
@@ -769,9 +771,15 @@ renew_attachments(const LlmbTask *task, const LlmbTask *was)
 		Oid			relid = llmb_table_by_name(before->source_schema, before->source_table);
 		LlmbAttachment *now;
 
-		/* a table that is gone is told of by llm_batch.tasks */
-		if (!OidIsValid(relid))
+		/* a table that is gone, or somebody else's now */
+		if (!OidIsValid(relid) || !llmb_owner_is_known(relid, before->source_owner, task_owner(task)))
+		{
+			ereport(WARNING,
+					(errmsg("table %s keeps the definition that it had", quote_qualified_identifier(before->source_schema, before->source_table)),
+					 errdetail("It does not exist any more, or belongs to another role now."),
+					 errhint("When it is back: SELECT llm_batch.attach(%s, ...);", quote_literal_cstr(task->name))));
 			continue;
+		}
 		now = attach_table(task, relid, before->row_level, before->triggers);
 		relids = lappend_oid(relids, relid);
 		if (more_columns_matter(task, was, now, before))
@@ -851,6 +859,8 @@ llmb_drop_task(PG_FUNCTION_ARGS)
 
 		if (OidIsValid(relid))
 			drop_triggers(a->id, relid);
+		else
+			llmb_triggers_forget(InvalidOid);
 	}
 	llmb_store_drop_task(task->id);
 	llmb_wake_at_commit();
@@ -880,9 +890,14 @@ warn_of_triggers(const LlmbTask *task, Oid relid)
 }
 
 static bool
-has_trigger(Oid relid, int64 attachment)
+has_any_trigger(Oid relid, int64 attachment)
 {
-	return OidIsValid(get_trigger_oid(relid, llmb_trigger_name(attachment, 0), true));
+	for (int i = 0; i < (int) lengthof(trigger_forms); i++)
+	{
+		if (OidIsValid(get_trigger_oid(relid, llmb_trigger_name(attachment, i), true)))
+			return true;
+	}
+	return false;
 }
 
 /*
@@ -897,7 +912,7 @@ attachment_before(const LlmbTask *task, Oid relid)
 		llmb_store_find_attachment(task->id, get_namespace_name(get_rel_namespace(relid)), get_rel_name(relid));
 	LlmbAttachment *before = id != 0 ? llmb_store_attachment(id) : NULL;
 
-	if (before == NULL || !before->triggers || has_trigger(relid, id))
+	if (before == NULL || !before->triggers || has_any_trigger(relid, id))
 		return before;
 	llmb_views_drop(task->id, id, false);
 	llmb_store_detach(id);
@@ -1001,6 +1016,8 @@ detach_table(const LlmbTask *task, int64 attachment, Oid relid)
 		drop_triggers(attachment, relid);
 		warn_of_triggers(task, relid);
 	}
+	else
+		llmb_triggers_forget(InvalidOid);
 	llmb_store_detach(attachment);
 	llmb_wake_at_commit();
 }
@@ -1011,7 +1028,7 @@ detach_table(const LlmbTask *task, int64 attachment, Oid relid)
 Datum
 llmb_detach(PG_FUNCTION_ARGS)
 {
-	LlmbTask   *task = task_arg(fcinfo, "llm_batch.detach()");
+	LlmbTask   *task = task_to_change(fcinfo, "llm_batch.detach()");
 	Oid			relid = PG_ARGISNULL(1) ? InvalidOid : PG_GETARG_OID(1);
 
 	detach_table(task, attachment_of(task, relid), relid);
@@ -1025,7 +1042,7 @@ llmb_detach(PG_FUNCTION_ARGS)
 Datum
 llmb_detach_by_name(PG_FUNCTION_ARGS)
 {
-	LlmbTask   *task = task_arg(fcinfo, "llm_batch.detach()");
+	LlmbTask   *task = task_to_change(fcinfo, "llm_batch.detach()");
 	RangeVar   *name = PG_ARGISNULL(1) ? NULL : makeRangeVarFromNameList(textToQualifiedNameList(PG_GETARG_TEXT_PP(1)));
 	Oid			relid = name ? RangeVarGetRelid(name, NoLock, true) : InvalidOid;
 	int64		attachment = attachment_of(task, relid);

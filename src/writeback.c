@@ -324,6 +324,7 @@ execute(const Slice *slice, const char *sql, const int *which, int count)
 	Datum	   *values = palloc(sizeof(Datum) * nargs);
 	SPIPlanPtr	plan;
 	int			code;
+	int			level;
 
 	types[0] = TEXTARRAYOID;
 	values[0] = keys(slice, which, count);
@@ -337,7 +338,10 @@ execute(const Slice *slice, const char *sql, const int *which, int count)
 		values[3 + i] = column_texts(slice, which, count, i);
 	}
 	/* SPI_execute_with_args() would plan with the values */
+	level = NewGUCNestLevel();
+	llmb_pin_strings();
 	plan = SPI_prepare(sql, nargs, types);
+	AtEOXact_GUC(false, level);
 	if (plan == NULL)
 		elog(ERROR, "SPI_prepare failed: %s", SPI_result_code_string(SPI_result));
 	code = SPI_execute_plan(plan, values, NULL, false, 0);
@@ -451,10 +455,12 @@ read_rows(const Slice *slice, const int *which, int count)
 		HeapTuple	tuple = SPI_tuptable->vals[i];
 		TupleDesc	desc = SPI_tuptable->tupdesc;
 		LlmbReading *reading = &slice->readings[which[result_position(i, count)]];
+		char	   *row = SPI_getvalue(tuple, desc, 2);
 		char	   *prompt = SPI_getvalue(tuple, desc, 6);
 		bool		isnull;
 
-		reading->row = MemoryContextStrdup(slice->context, SPI_getvalue(tuple, desc, 2));
+		/* a cast of somebody's may give none */
+		reading->row = row ? MemoryContextStrdup(slice->context, row) : NULL;
 		reading->vacant = DatumGetBool(SPI_getbinval(tuple, desc, 7, &isnull));
 		reading->prompt = prompt ? MemoryContextStrdup(slice->context, prompt) : NULL;
 		reading->bytes = DatumGetInt64(SPI_getbinval(tuple, desc, 5, &isnull));

@@ -331,7 +331,7 @@ $sim->rule({}, items => [ { prompt_contains => 'Repeat', do => { answer => '[EMA
 $job = submit($node, %ask, server => 'openai', mode => 'batch');
 is(wait_job($node, $job), 'partial', 'an answer that is too long with the originals: the others succeed');
 is(sql($node, "SELECT error_code, error ~ 'too long with what was masked', answer = repeat('[EMAIL_1] ', 100) FROM llm_batch.results WHERE job_id = $job AND key = '4'"),
-	'invalid_output|t|t', 'it has failed, and is kept with its placeholders') or explain_job($node, $job);
+	'too_large|t|t', 'it has failed, and is kept with its placeholders') or explain_job($node, $job);
 is(sql($node, 'SELECT count(summary) FROM people WHERE id <> 4'), '4', 'they are written');
 $sim->clear_rules;
 

@@ -151,6 +151,18 @@ pass('no circle with those of the table before');
 as('alice', q{INSERT INTO common.orders VALUES (2, 'Other.', NULL)});
 wait_until($node, q{SELECT ans IS NOT NULL FROM common.orders WHERE id = 2}, 'nobody is waited for who writes another table');
 
+# ---- a key that has no text of its own ----
+
+sql($node, q{
+	CREATE TYPE common.parts AS (x int, y int);
+	CREATE TABLE common.ck (a common.parts, b int, body text, ans text, PRIMARY KEY (a, b))});
+task($me, 'ck');
+attach($me, 'ck', 'ck');
+my $pid = worker_pid($node);
+sql($node, q{INSERT INTO common.ck VALUES (ROW(1, NULL), 1, 'half'), (ROW(1, 2), 2, 'whole')});
+wait_until($node, q{SELECT count(ans) = 2 FROM common.ck}, 'rows whose key is a composite with NULLs are answered');
+is(worker_pid($node), $pid, 'by the worker that there was');
+
 # ---- two hands at one task ----
 
 table('alice', 'hands', 'id int PRIMARY KEY, body text, title text, ans text');
@@ -180,6 +192,7 @@ is(sql($node, q{SELECT enabled FROM llm_batch.task WHERE name = 'hands'}), 'f', 
 # ---- the late answer to an older prompt ----
 
 sql($node, q{CREATE TABLE common.late (id int PRIMARY KEY, body text, ans text)});
+sql($node, q{ALTER SERVER slow OPTIONS (SET latency '10s')});
 task($me, 'late', prompt => 'OLD {{body}}', server => 'slow', mode => 'batch');
 attach($me, 'late', 'late');
 sql($node, q{INSERT INTO common.late VALUES (1, 'one'), (2, 'two')});
@@ -189,6 +202,26 @@ settled('the older one lands last, or is called off');
 is(sql($node, q{SELECT count(*) FROM common.late WHERE ans ~ 'NEW'}), 2, 'the answers to the newer prompt stay');
 is(sql($node, q{SELECT string_agg(DISTINCT r.state || ' ' || r.error_code, ', ') FROM llm_batch.results r JOIN llm_batch.progress p USING (job_id) WHERE p.task = 'late' AND p.job_id = (SELECT min(job_id) FROM llm_batch.progress WHERE task = 'late')}),
 	'cancelled stale', 'the older ones are stale');
+
+# ---- a database that reads strings in the old way ----
+
+SKIP:
+{
+	skip 'there is no old way any more', 2 if sql($node, 'SHOW server_version_num') >= 190000;
+	sql($node, q{CREATE TABLE common.bs (id int PRIMARY KEY, body text, ans text)});
+	task($me, 'bs', filter => q{body <> '\_'});
+	attach($me, 'bs', 'bs');
+	sql($node, q{ALTER DATABASE postgres SET standard_conforming_strings = off; ALTER DATABASE postgres SET escape_string_warning = off});
+	my $before = worker_pid($node);
+	sql($node, "SELECT pg_terminate_backend($before)");
+	wait_until($node, "SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'llm_batch worker' AND pid <> $before", 'another worker');
+	sql($node, q{INSERT INTO common.bs VALUES (1, 'one'), (2, '_'), (3, E'\\\\_')});
+	wait_until($node, q{SELECT count(ans) = 2 FROM common.bs}, 'rows are gathered');
+	settled('all of them');
+	is(sql($node, q{SELECT string_agg(id::text, ' ' ORDER BY id) FROM common.bs WHERE ans IS NOT NULL}), '1 2', 'and the filter means what it has always meant');
+	is(sql($node, 'SHOW standard_conforming_strings'), 'off', 'there');
+	sql($node, q{ALTER DATABASE postgres RESET standard_conforming_strings; ALTER DATABASE postgres RESET escape_string_warning});
+}
 
 # ---- many tables ----
 
