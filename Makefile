@@ -7,6 +7,7 @@ OBJS = \
 	src/as_owner.o \
 	src/ask.o \
 	src/atomic.o \
+	src/attach.o \
 	src/batch.o \
 	src/breaker.o \
 	src/bulk.o \
@@ -31,6 +32,7 @@ OBJS = \
 	src/health.o \
 	src/housekeeping.o \
 	src/http.o \
+	src/inbox.o \
 	src/json.o \
 	src/key.o \
 	src/lane.o \
@@ -47,6 +49,7 @@ OBJS = \
 	src/openai_answer.o \
 	src/openai_request.o \
 	src/options.o \
+	src/own_task.o \
 	src/pace.o \
 	src/pii.o \
 	src/pii_ids.o \
@@ -83,6 +86,7 @@ OBJS = \
 	src/submit.o \
 	src/task.o \
 	src/task_answer.o \
+	src/task_trigger.o \
 	src/template.o \
 	src/token.o \
 	src/trouble.o \

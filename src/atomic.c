@@ -31,24 +31,12 @@
 #include "turn.h"
 #include "writeback.h"
 
-int			llmb_atomic_max_items = 10000;
 
 /* Waits for rows that others have locked. */
 #define LATER_BASE_MS	500
 #define LATER_MAX_MS	60000
 /* Tries that ran out of time before the job fails. */
 #define MAX_TIMEOUTS	5
-
-void
-llmb_check_atomic_items(int count)
-{
-	if (count > llmb_atomic_max_items)
-		ereport(ERROR,
-				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
-				 errmsg("an atomic job cannot have more than %d items", llmb_atomic_max_items),
-				 errdetail("All its answers are written in one transaction."),
-				 errhint("Submit several jobs, each with its own filter; pass atomic => false; or raise llm_batch.atomic_max_items.")));
-}
 
 /* ---- when it is tried again ---- */
 

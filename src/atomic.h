@@ -10,12 +10,6 @@
 
 #include "store.h"
 
-/* Most items of an atomic job. */
-extern int	llmb_atomic_max_items;
-
-/* Raises when an atomic job would have more than llm_batch.atomic_max_items. */
-extern void llmb_check_atomic_items(int count);
-
 /*
  * Looks after an atomic job that has nothing to send and nothing flying any
  * more, and not ended: applies its answers, or ends it without.  True when

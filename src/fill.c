@@ -19,7 +19,6 @@
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
 
-#include "atomic.h"
 #include "bulk.h"
 #include "compat.h"
 #include "fill.h"
@@ -205,6 +204,17 @@ llmb_fill_begin(LlmbFill *fill, const LlmbAsk *ask, const LlmbSource *source, Ll
 	llmb_model_room(ask->server, ask->job.model, &fill->room);
 }
 
+static void
+check_atomic_items(int count)
+{
+	if (count > llmb_atomic_max_items)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("an atomic job cannot have more than %d items", llmb_atomic_max_items),
+				 errdetail("All its answers are written in one transaction."),
+				 errhint("Submit several jobs, each with its own filter; pass atomic => false; or raise llm_batch.atomic_max_items.")));
+}
+
 void
 llmb_fill_line(LlmbFill *fill, const LlmbLine *line)
 {
@@ -228,7 +238,7 @@ llmb_fill_line(LlmbFill *fill, const LlmbLine *line)
 				 errmsg("a job cannot have more than %d items", LLMB_MAX_ITEMS),
 				 errhint("Submit several jobs, each with its own filter.")));
 	if (fill->ask->job.atomic)
-		llmb_check_atomic_items(fill->count + 1);
+		check_atomic_items(fill->count + 1);
 	fill->count++;
 	fill->sink(fill, line);
 }

@@ -25,6 +25,7 @@ bool		llmb_enabled = true;
 char	   *llmb_default_server = NULL;
 int			llmb_keep_prompts = LLMB_KEEP_JOB;
 int			llmb_max_prompt_kb = 16 * 1024;
+int			llmb_atomic_max_items = 10000;
 int			llmb_sweep_interval_s = 300;
 int			llmb_idle_timeout_s = 60;
 int			llmb_write_back_timeout_ms = 10000;

@@ -34,6 +34,7 @@ extern bool llmb_enabled;
 extern char *llmb_default_server;
 extern int	llmb_keep_prompts;
 extern int	llmb_max_prompt_kb;
+extern int	llmb_atomic_max_items;
 extern int	llmb_sweep_interval_s;
 extern int	llmb_idle_timeout_s;
 extern int	llmb_write_back_timeout_ms;

@@ -22,7 +22,7 @@
 #include "utils/timestamp.h"
 
 #include "as_owner.h"
-#include "enqueue.h"
+#include "inbox.h"
 #include "pii_sql.h"
 #include "price.h"
 #include "request.h"

@@ -28,7 +28,7 @@
 #include "utils/syscache.h"
 
 #include "source.h"
-#include "task.h"
+#include "task_trigger.h"
 #include "trouble.h"
 
 PG_FUNCTION_INFO_V1(llmb_source_trouble);

@@ -24,7 +24,7 @@
 
 #include "compat.h"
 #include "crash.h"
-#include "enqueue.h"
+#include "inbox.h"
 #include "notify.h"
 #include "shmem.h"
 #include "sql.h"

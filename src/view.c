@@ -31,7 +31,7 @@
 #include "compat.h"
 #include "ddl.h"
 #include "sql.h"
-#include "task.h"
+#include "own_task.h"
 #include "view.h"
 #include "view_shape.h"
 

@@ -1,12 +1,12 @@
 /*-------------------------------------------------------------------------
  *
- * enqueue.h
- *		Triggers: what changes in a table that a task is attached to.
+ * inbox.h
+ *		Which rows may have changed.
  *
  *-------------------------------------------------------------------------
  */
-#ifndef LLMB_ENQUEUE_H
-#define LLMB_ENQUEUE_H
+#ifndef LLMB_INBOX_H
+#define LLMB_INBOX_H
 
 #include "store_task.h"
 
@@ -25,10 +25,4 @@ extern void llmb_inbox_put(LlmbInboxWriter *writer, char kind, const char *key);
 /* Returns how many were put; the worker hears of them when that commits. */
 extern int64 llmb_inbox_end(LlmbInboxWriter *writer);
 
-/*
- * Sessions forget what they know of triggers on the relation, when that
- * commits.  InvalidOid: on all, for a table whose name is not known any more.
- */
-extern void llmb_triggers_forget(Oid relid);
-
-#endif							/* LLMB_ENQUEUE_H */
+#endif							/* LLMB_INBOX_H */
