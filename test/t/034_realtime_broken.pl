@@ -94,7 +94,7 @@ $sim->clear_rules;
 $sim->reset;
 create_server($node, $sim, name => 'patient', batch => 'off', retry_base => '100ms', retry_max => '200ms');
 $sim->rule({ mode => 'realtime' }, items => [ { nth => 1, do => { status_code => 500 } } ]);
-$sim->fault({ method => 'POST', path => '^/v1/chat/completions$', nth => 2 }, { stall => 6 });
+$sim->fault({ method => 'POST', path => '^/v1/chat/completions$', nth => 2 }, { stall_before => 6 });
 my $pair = sql($node, qq{SELECT llm_batch.submit_prompts('{"One of two.","The other one."}', '$LlmBatch::MODEL', server => 'patient')});
 wait_until($node, "SELECT succeeded = 1 FROM llm_batch.progress WHERE job_id = $pair", 'one is answered');
 is(sql($node, "SELECT string_agg(attempt || ' ' || state, ', ' ORDER BY attempt DESC) FROM llm_batch.results WHERE job_id = $pair"), '2 succeeded, 0 in_flight',
