@@ -156,7 +156,7 @@ CREATE TABLE llm_batch.job_def (
 	on_error text
 );
 COMMENT ON COLUMN llm_batch.job_def.source_owner IS
-'who the table belonged to: a table of that name that belongs to another role is not written to';
+'who the table belonged to: tasks, and jobs with after, leave alone a table of that name that belongs to another role';
 COMMENT ON TABLE llm_batch.job_def IS 'what a job asks: template, source, target; by name, never by oid';
 
 CREATE TABLE llm_batch.item (
